@@ -1,0 +1,79 @@
+//! What capture yields: committed transactions, in commit order. Pure words, shared by both capture modes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::lsn::Lsn;
+
+/// One column's value in a row of the stream, in PostgreSQL's text output under our pinned settings.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TupleData {
+    Null,
+    /// A TOASTed value that the UPDATE did not touch: the stream does not carry it. It is not null.
+    UnchangedToast,
+    /// Output text in the database's client encoding (UTF-8, pinned).
+    Text(Bytes),
+}
+
+/// The columns of one row, in the order of its `Relation`.
+pub(crate) type Row = Vec<TupleData>;
+
+/// Which old values a table's UPDATE and DELETE carry (`pg_class.relreplident`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplicaIdentity {
+    /// The primary key.
+    Default,
+    Nothing,
+    Full,
+    /// A unique index that the application chose.
+    Index,
+}
+
+/// A column as a Relation message describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) type_modifier: i32,
+    /// Part of the replica identity (under FULL every column is).
+    pub(crate) key: bool,
+}
+
+/// A table as of a point in the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Relation {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) identity: ReplicaIdentity,
+    pub(crate) columns: Vec<Column>,
+}
+
+/// One thing that a transaction did, in the order in which it did it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Insert { relation: Arc<Relation>, new: Row },
+    /// `old`: the old row as far as the identity carries it (all columns under FULL; key columns only, others `Null`,
+    /// and only when the key changed, under DEFAULT). `None`: the key is as in `new`.
+    Update { relation: Arc<Relation>, old: Option<Row>, new: Row },
+    /// `old` as for Update: columns outside the identity are `Null`.
+    Delete { relation: Arc<Relation>, old: Row },
+    Truncate { relations: Vec<Arc<Relation>> },
+    /// A row of `portalhook.operations` with this number was written here.
+    Operation { number: i64 },
+}
+
+/// A committed transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Transaction {
+    /// The 64-bit transaction id (`xid8`).
+    pub(crate) xid: u64,
+    /// Where the commit record begins.
+    pub(crate) commit_lsn: Lsn,
+    /// Just past the commit record: what is confirmed and where reading goes on.
+    pub(crate) end_lsn: Lsn,
+    /// Commit time, microseconds since 1970-01-01 UTC.
+    pub(crate) commit_micros: i64,
+    pub(crate) changes: Vec<Change>,
+}

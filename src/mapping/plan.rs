@@ -1,0 +1,135 @@
+//! What the five SELECTs come to: which tables and columns are mirrored, and the SQL text that evaluates each entity
+//! over the mirror. Pure data: setup makes a plan, stores it as JSON in `portalhook.plan`, and `run` loads it.
+
+use serde::{Deserialize, Serialize};
+
+/// What a mapping describes; the order is the order of events at one place of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Entity {
+    Posts,
+    Votes,
+    Comments,
+    CommentVotes,
+    Users,
+    Portals,
+}
+
+impl Entity {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Posts, Self::Votes, Self::Comments, Self::CommentVotes, Self::Users, Self::Portals];
+
+    /// The view's name in schema `portalhook`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Posts => "posts",
+            Self::Votes => "votes",
+            Self::Comments => "comments",
+            Self::CommentVotes => "comment_votes",
+            Self::Users => "users",
+            Self::Portals => "portals",
+        }
+    }
+}
+
+/// The whole mapping, checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) tables: Vec<Table>,
+    /// One for each mapped entity, in `Entity` order. `CommentVotes` may be absent; the others are always there.
+    pub(crate) entities: Vec<EntityPlan>,
+}
+
+impl Plan {
+    pub(crate) fn entity(&self, entity: Entity) -> Option<&EntityPlan> {
+        self.entities.iter().find(|plan| plan.entity == entity)
+    }
+}
+
+/// A table of the application that the mapping reads, and its mirror.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Table {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    /// The mirror's name in schema `portalhook_mirror`, not quoted: `public.posts` (one name, with the dot in it).
+    pub(crate) mirror: String,
+    /// The mirrored columns in the source's order: those that the mapping reads, and the key's.
+    pub(crate) columns: Vec<Column>,
+    /// The primary key (or the index that is the replica identity), as indexes into `columns`. Empty: no key.
+    pub(crate) key: Vec<usize>,
+}
+
+/// A mirrored column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    /// `format_type(atttypid, atttypmod)` in the source, schema-qualified where the type is not built in.
+    pub(crate) source_type: String,
+    /// The type in the mirror: the source's where it is PostgreSQL's own, otherwise `text` (output text, cast to
+    /// `source_type` when a SELECT reads it), so that nothing of ours pins a type of the application.
+    pub(crate) mirror_type: String,
+    /// A stored or virtual generated column is not in the stream: its expression over the other mirrored columns.
+    /// Such a column is not stored in the mirror; the SELECTs compute it.
+    pub(crate) generated: Option<String>,
+}
+
+/// How a value of a SELECT is written into a body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ValueKind {
+    /// int2/4/8, numeric, float4/8, oid: as printed; NaN and infinities as strings.
+    Number,
+    Bool,
+    /// Without zone: read as UTC.
+    Timestamp,
+    TimestampTz,
+    /// json and jsonb.
+    Json,
+    Bytea,
+    Array(Box<ValueKind>),
+    Text,
+}
+
+/// A column of an entity's SELECT.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Output {
+    pub(crate) name: String,
+    pub(crate) kind: ValueKind,
+}
+
+/// One SELECT of the mapping, as the operator wrote it and as we run it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EntityPlan {
+    pub(crate) entity: Entity,
+    /// As the operator wrote it.
+    pub(crate) query: String,
+    /// As PostgreSQL normalised it (`pg_get_viewdef` under an empty search_path).
+    pub(crate) canonical: String,
+    /// Index into `Plan::tables` of the first table in FROM; `None` for a constant (portals without FROM).
+    pub(crate) base: Option<usize>,
+    /// The columns of the SELECT, in its order.
+    pub(crate) outputs: Vec<Output>,
+    /// Indexes into `Plan::tables` of the tables that the SELECT joins or looks into; holds `base` only where the SELECT
+    /// names the base table a second time.
+    pub(crate) reads: Vec<usize>,
+    /// The `id` is this column of the base table, unchanged (index into its `columns`): a lookup by id can use it directly.
+    pub(crate) id_column: Option<usize>,
+    /// With the WHERE in place: what it returns is live.
+    pub(crate) live: Template,
+    /// Without the WHERE: the row, whatever its state. Equal to `live` where the SELECT has no WHERE.
+    pub(crate) any: Template,
+}
+
+/// A SELECT over the mirror with a hole where the base table stood:
+/// `head` + a parenthesised query or a table of the base's mirrored shape + `tail`.
+///
+/// `head` ends with ` FROM ` (or wherever the base stood), `tail` starts with the base's alias (` AS p`). The target list
+/// starts with the base's key columns as stored in the mirror (as many as `Table::key`; none for a constant), then the
+/// `outputs` in order; all other tables are mirrors. A constant has everything in `head`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Template {
+    pub(crate) head: String,
+    pub(crate) tail: String,
+}

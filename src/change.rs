@@ -53,15 +53,29 @@ pub(crate) struct Relation {
 /// One thing that a transaction did, in the order in which it did it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
-    Insert { relation: Arc<Relation>, new: Row },
+    Insert {
+        relation: Arc<Relation>,
+        new: Row,
+    },
     /// `old`: the old row as far as the identity carries it (all columns under FULL; key columns only, others `Null`,
     /// and only when the key changed, under DEFAULT). `None`: the key is as in `new`.
-    Update { relation: Arc<Relation>, old: Option<Row>, new: Row },
+    Update {
+        relation: Arc<Relation>,
+        old: Option<Row>,
+        new: Row,
+    },
     /// `old` as for Update: columns outside the identity are `Null`.
-    Delete { relation: Arc<Relation>, old: Row },
-    Truncate { relations: Vec<Arc<Relation>> },
+    Delete {
+        relation: Arc<Relation>,
+        old: Row,
+    },
+    Truncate {
+        relations: Vec<Arc<Relation>>,
+    },
     /// A row of `portalhook.operations` with this number was written here.
-    Operation { number: i64 },
+    Operation {
+        number: i64,
+    },
 }
 
 /// A committed transaction.

@@ -84,11 +84,7 @@ pub(crate) trait Context<T> {
 
 impl<T> Context<T> for Result<T, Error> {
     fn context(self, context: impl Into<String>) -> Result<T> {
-        self.map_err(|error| Error {
-            kind: error.kind,
-            context: context.into(),
-            source: Some(Box::new(error)),
-        })
+        self.map_err(|error| Error { kind: error.kind, context: context.into(), source: Some(Box::new(error)) })
     }
 }
 
@@ -108,11 +104,7 @@ impl<T> Context<T> for Result<T, tokio_postgres::Error> {
 
 impl<T> Context<T> for Result<T, std::io::Error> {
     fn context(self, context: impl Into<String>) -> Result<T> {
-        self.map_err(|error| Error {
-            kind: Kind::Unavailable,
-            context: context.into(),
-            source: Some(Box::new(error)),
-        })
+        self.map_err(|error| Error { kind: Kind::Unavailable, context: context.into(), source: Some(Box::new(error)) })
     }
 }
 

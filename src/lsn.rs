@@ -27,9 +27,7 @@ impl FromStr for Lsn {
     type Err = NotAnLsn;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let half = |part: &str| {
-            (part.len() <= 8).then(|| u64::from_str_radix(part, 16).ok()).flatten()
-        };
+        let half = |part: &str| (part.len() <= 8).then(|| u64::from_str_radix(part, 16).ok()).flatten();
         text.split_once('/')
             .and_then(|(high, low)| Some(Self(half(high)? << 32 | half(low)?)))
             .ok_or_else(|| NotAnLsn(text.to_owned()))

@@ -1,10 +1,14 @@
 //! portalhook: committed changes of a feedback portal's PostgreSQL as signed webhooks, exact at any lag.
 
+mod capture;
 mod change;
 mod error;
 mod lsn;
 mod mapping;
+mod pgoutput;
+mod session;
 mod throwaway;
+mod xid;
 
 fn main() {}
 

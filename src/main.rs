@@ -2,7 +2,10 @@
 
 mod capture;
 mod change;
+mod cli;
+mod config;
 mod error;
+mod log;
 mod lsn;
 mod mapping;
 mod pgoutput;
@@ -10,7 +13,33 @@ mod session;
 mod throwaway;
 mod xid;
 
-fn main() {}
+use std::process::ExitCode;
+
+use crate::error::{Context as _, Result};
+
+fn main() -> ExitCode {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(exit) => {
+            exit.print();
+            return ExitCode::from(exit.code);
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Debug is the whole chain on one line.
+            eprintln!("portalhook: {error:?}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: cli::Cli) -> Result<()> {
+    let config = config::load(cli.settings.config.as_deref(), std::env::vars(), &cli.settings.flags())?;
+    log::install(&config.log, std::env::var("PORTALHOOK_LOG").ok().as_deref())?;
+    tokio::runtime::Runtime::new().context("start the runtime")?.block_on(cli.command.run(config))
+}
 
 #[cfg(test)]
 mod tests {

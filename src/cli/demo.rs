@@ -1,0 +1,6 @@
+//! x
+use crate::error::Result;
+pub(crate) async fn run(shutdown: impl Future<Output = ()>) -> Result<()> {
+    shutdown.await;
+    Ok(())
+}

@@ -81,7 +81,8 @@ impl Advance {
         let mut happened = Happened::default();
         for (select, states) in self.selects.iter().zip(states) {
             let writes = || net.writes.iter().filter(|write| Some(write.table) == select.base());
-            let located = |write: &Write, entry: Option<Arc<Entry>>| entry.map(|entry| Located { entry, place: write.place });
+            let located =
+                |write: &Write, entry: Option<Arc<Entry>>| entry.map(|entry| Located { entry, place: write.place });
             let before = writes().filter_map(|write| located(write, states.before.live(&write.key))).collect();
             let after = writes().filter_map(|write| located(write, states.after.live(&write.key))).collect();
             let difference = diff::difference(&select.shape, before, after);
@@ -150,11 +151,8 @@ impl Advance {
         for (entity, user, by) in &happened.counts {
             self.counters.add(user, *entity, *by);
         }
-        let mut operations: Vec<(usize, i64, &Operation)> = net
-            .operations
-            .iter()
-            .filter_map(|at| Some((at.place, at.number, operations.get(&at.number)?)))
-            .collect();
+        let mut operations: Vec<(usize, i64, &Operation)> =
+            net.operations.iter().filter_map(|at| Some((at.place, at.number, operations.get(&at.number)?))).collect();
         operations.sort_by_key(|(place, number, _)| (*place, *number));
         let mut due = operations.iter().peekable();
         for event in &happened.events {

@@ -100,7 +100,8 @@ mod tests {
 
     #[test]
     fn what_a_select_looks_into_is_written_alone() {
-        let nets = vec![net(1, &[(0, "a")]), net(2, &[(9, "x")]), net(3, &[(0, "b")]), net(4, &[(8, "x")]), net(5, &[])];
+        let nets =
+            vec![net(1, &[(0, "a")]), net(2, &[(9, "x")]), net(3, &[(0, "b")]), net(4, &[(8, "x")]), net(5, &[])];
         assert_eq!(cut(nets), [vec![1], vec![2], vec![3], vec![4], vec![5]]);
     }
 }

@@ -24,7 +24,14 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(checkpoint: Checkpoint) -> Self {
-        Self { checkpoint, events: Vec::new(), failures: Vec::new(), routes_changed: false, transactions: 0, batches: 0 }
+        Self {
+            checkpoint,
+            events: Vec::new(),
+            failures: Vec::new(),
+            routes_changed: false,
+            transactions: 0,
+            batches: 0,
+        }
     }
 
     /// Gives the event its position and keeps it; a body over `max_body` bytes is not kept, which its delivery will say.

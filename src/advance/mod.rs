@@ -299,11 +299,9 @@ async fn load_plan(session: &Session) -> Result<Plan> {
 
 fn shapes(selects: &[Select]) -> Result<Shapes> {
     let shape = |entity: Entity| {
-        selects
-            .iter()
-            .find(|select| select.entity() == entity)
-            .map(|select| select.shape.clone())
-            .ok_or_else(|| Error::usage(format!("the mapping has no {}: run portalhook setup --views FILE", entity.name())))
+        selects.iter().find(|select| select.entity() == entity).map(|select| select.shape.clone()).ok_or_else(|| {
+            Error::usage(format!("the mapping has no {}: run portalhook setup --views FILE", entity.name()))
+        })
     };
     Ok(Shapes {
         posts: shape(Entity::Posts)?,

@@ -19,16 +19,36 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
     /// An endpoint as it is routed to from here on.
-    PutEndpoint { endpoint: i64, events: Vec<String>, portal: Option<String> },
-    DeleteEndpoint { endpoint: i64 },
+    PutEndpoint {
+        endpoint: i64,
+        events: Vec<String>,
+        portal: Option<String>,
+    },
+    DeleteEndpoint {
+        endpoint: i64,
+    },
     /// `portalhook.test()`.
-    Test { endpoint: i64, url: String },
+    Test {
+        endpoint: i64,
+        url: String,
+    },
     /// `portalhook.emit()`: `data` as it was given.
-    Emit { event: String, data: String, portal: Option<String> },
+    Emit {
+        event: String,
+        data: String,
+        portal: Option<String>,
+    },
     /// An endpoint was given up.
-    Disabled { endpoint: i64, url: String, portal: Option<String>, reason: String },
+    Disabled {
+        endpoint: i64,
+        url: String,
+        portal: Option<String>,
+        reason: String,
+    },
     /// A SELECT of the mapping was changed.
-    Mapping { entity: String },
+    Mapping {
+        entity: String,
+    },
 }
 
 #[derive(Deserialize)]

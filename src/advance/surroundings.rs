@@ -48,11 +48,8 @@ impl Surroundings {
             }
             for (writer, net) in nets.iter().enumerate() {
                 for write in net.writes.iter().filter(|write| Some(write.table) == select.base()) {
-                    let version = Version {
-                        writer,
-                        before: states.before.row(&write.key),
-                        after: states.after.row(&write.key),
-                    };
+                    let version =
+                        Version { writer, before: states.before.row(&write.key), after: states.after.row(&write.key) };
                     result.add(entity, version);
                 }
             }
@@ -205,11 +202,7 @@ mod tests {
         let version = Version { writer: 1, before: Some(entry("7", "old")), after: Some(entry("7", "new")) };
         surroundings.add(Entity::Users, version);
         let seen: Vec<_> = (0..3).map(|transaction| name(&surroundings, "7", transaction)).collect();
-        assert_eq!(seen, [
-            Some(("old".into(), false)),
-            Some(("new".into(), false)),
-            Some(("new".into(), false))
-        ]);
+        assert_eq!(seen, [Some(("old".into(), false)), Some(("new".into(), false)), Some(("new".into(), false))]);
     }
 
     #[test]
@@ -218,12 +211,15 @@ mod tests {
         surroundings.add(Entity::Users, Version { writer: 1, before: Some(entry("7", "old")), after: None });
         surroundings.add(Entity::Users, Version { writer: 3, before: None, after: Some(entry("7", "heir")) });
         let seen: Vec<_> = (0..5).map(|transaction| name(&surroundings, "7", transaction)).collect();
-        assert_eq!(seen, [
-            Some(("old".into(), false)),
-            Some(("old".into(), true)),
-            None,
-            Some(("heir".into(), false)),
-            Some(("heir".into(), false))
-        ]);
+        assert_eq!(
+            seen,
+            [
+                Some(("old".into(), false)),
+                Some(("old".into(), true)),
+                None,
+                Some(("heir".into(), false)),
+                Some(("heir".into(), false))
+            ]
+        );
     }
 }

@@ -95,8 +95,8 @@ pub(crate) fn difference(shape: &Shape, before: Vec<Located>, after: Vec<Located
 
 fn count(entity: Entity, before: Option<&Located>, after: Option<&Located>, counts: &mut Vec<(Box<str>, i64)>) {
     let Some(owner) = owner(entity) else { return };
-    let user = |located: Option<&Located>| located.and_then(|located| located.entry.reference(owner));
-    let (old, new) = (user(before), user(after));
+    let old = before.and_then(|located| located.entry.reference(owner));
+    let new = after.and_then(|located| located.entry.reference(owner));
     if old != new {
         counts.extend(old.map(|user| (user.into(), -1)));
         counts.extend(new.map(|user| (user.into(), 1)));
@@ -144,9 +144,7 @@ fn compare(shape: &Shape, before: Option<Located>, after: Option<Located>, event
 /// Puts the events of a transaction into their order: by place; at one place deleted, created, status_changed, updated, and
 /// posts before votes before comments.
 pub(crate) fn sort(events: &mut [Event]) {
-    events.sort_by(|a, b| {
-        (a.place, a.what, a.entity, &a.entry.id).cmp(&(b.place, b.what, b.entity, &b.entry.id))
-    });
+    events.sort_by(|a, b| (a.place, a.what, a.entity, &a.entry.id).cmp(&(b.place, b.what, b.entity, &b.entry.id)));
 }
 
 #[cfg(test)]
@@ -160,10 +158,7 @@ mod tests {
             query: String::new(),
             canonical: String::new(),
             base: Some(0),
-            outputs: names
-                .iter()
-                .map(|name| Output { name: (*name).into(), kind: ValueKind::Text })
-                .collect(),
+            outputs: names.iter().map(|name| Output { name: (*name).into(), kind: ValueKind::Text }).collect(),
             reads: Vec::new(),
             id_column: None,
             live: Template { head: String::new(), tail: String::new() },

@@ -20,5 +20,5 @@ pub(crate) fn is_another_day(day: &str) -> bool {
 }
 
 fn today() -> String {
-    jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().to_string()
+    jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::now()).date().to_string()
 }

@@ -162,7 +162,7 @@ impl MirrorSql {
         found
             .iter()
             .map(|row| {
-                let image: Row = record::fields(row.get(0))?
+                let image: Row = record::parse(row.get(0))?
                     .into_iter()
                     .map(|field| match field {
                         Some(text) => TupleData::Text(Bytes::copy_from_slice(text.as_bytes())),
@@ -180,7 +180,7 @@ impl MirrorSql {
         found
             .iter()
             .map(|row| {
-                Ok(record::fields(row.get(0))?
+                Ok(record::parse(row.get(0))?
                     .into_iter()
                     .map(|field| Bytes::copy_from_slice(field.unwrap_or_default().as_bytes()))
                     .collect())
@@ -233,7 +233,12 @@ impl MirrorSql {
 }
 
 /// Applies a batch's altering writes, table by table: within a batch a key is written once, so their order is free.
-pub(crate) async fn apply(sql: &Prepared<'_>, plan: &Plan, mirrors: &[MirrorSql], writes: &mut [&mut Write]) -> Result<()> {
+pub(crate) async fn apply(
+    sql: &Prepared<'_>,
+    plan: &Plan,
+    mirrors: &[MirrorSql],
+    writes: &mut [&mut Write],
+) -> Result<()> {
     fill_moved(sql, mirrors, writes).await?;
     for (table, mirror) in mirrors.iter().enumerate().take(plan.tables.len()) {
         let mut gone = Vec::new();

@@ -17,7 +17,6 @@ use crate::event::shape::{Entry, Shape};
 use crate::mapping::plan::{Entity, EntityPlan, Plan};
 use crate::mapping::record;
 use crate::mapping::select::{IdLookup, Restriction, Variant};
-use crate::mapping::value;
 
 /// A row, named by its table's key, that the mapping cannot evaluate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +97,7 @@ impl Select {
 
     /// Reads one record of the SELECT: the key's columns, then the outputs.
     fn entry(&self, text: &str) -> Result<std::result::Result<Entry, RowFailure>> {
-        let fields = record::fields(text)?;
+        let fields = record::parse(text)?;
         if fields.len() != self.key_columns + self.plan.outputs.len() {
             return Err(Error::failed(format!("the SELECT of {} gave a row of another shape", self.entity().name())));
         }
@@ -123,10 +122,7 @@ impl Select {
             .zip(&self.plan.outputs)
             .map(|(field, output)| {
                 let mut json = String::new();
-                match field {
-                    Some(text) => value::push_json(&mut json, &output.kind, text),
-                    None => json.push_str("null"),
-                }
+                output.kind.write(field.as_deref(), &mut json);
                 json.into_boxed_str()
             })
             .collect();
@@ -163,9 +159,9 @@ impl Wanted<'_> {
 
     fn arrays(&self, select: &Select) -> Vec<TextArray> {
         match self {
-            Self::Keys(keys) => (0..select.key_columns)
-                .map(|part| keys.iter().map(|key| key[part].clone()).collect())
-                .collect(),
+            Self::Keys(keys) => {
+                (0..select.key_columns).map(|part| keys.iter().map(|key| key[part].clone()).collect()).collect()
+            }
             Self::Ids(ids) => vec![ids.iter().copied().filter(|id| can_be_id(select.ids, id)).collect()],
             Self::All => Vec::new(),
         }

@@ -351,6 +351,7 @@ mod tests {
             source_type: "x".into(),
             mirror_type: "x".into(),
             generated: None,
+            collation: None,
         };
         Plan {
             tables: vec![plan::Table {
@@ -366,8 +367,7 @@ mod tests {
     }
 
     fn relation() -> Arc<Relation> {
-        let column =
-            |name: &str, type_oid, key| Column { name: name.into(), type_oid, type_modifier: -1, key };
+        let column = |name: &str, type_oid, key| Column { name: name.into(), type_oid, type_modifier: -1, key };
         Arc::new(Relation {
             oid: 7,
             schema: "public".into(),
@@ -386,8 +386,7 @@ mod tests {
     }
 
     fn net(changes: Vec<Change>) -> Vec<Write> {
-        let transaction =
-            Transaction { xid: 1, commit_lsn: Lsn(1), end_lsn: Lsn(2), commit_micros: 0, changes };
+        let transaction = Transaction { xid: 1, commit_lsn: Lsn(1), end_lsn: Lsn(2), commit_micros: 0, changes };
         Netting::new(&plan()).net(transaction).expect("nets").writes
     }
 
@@ -418,11 +417,8 @@ mod tests {
     #[test]
     fn an_unsent_value_is_the_one_that_the_transaction_wrote_before() {
         let relation = relation();
-        let update = Change::Update {
-            relation: Arc::clone(&relation),
-            old: None,
-            new: row("1", TupleData::UnchangedToast),
-        };
+        let update =
+            Change::Update { relation: Arc::clone(&relation), old: None, new: row("1", TupleData::UnchangedToast) };
         let writes = net(vec![insert(&relation, "1", "long"), update.clone()]);
         assert_eq!(writes[0].image, Some(vec![text("1"), text("long")]));
         assert!(!writes[0].existed);

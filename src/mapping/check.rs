@@ -105,7 +105,13 @@ pub(super) fn dependencies(facts: &Facts, found: &Dependencies) -> Result<Vec<St
 }
 
 /// What the text of a SELECT shows that cannot be followed.
-pub(super) fn syntax(parsed: &Parsed, volatile: &[String]) -> Result<()> {
+pub(super) fn syntax(facts: &Facts, parsed: &Parsed, volatile: &[String]) -> Result<()> {
+    if let Some(table) = rewrite::row_value(facts, &parsed.statement) {
+        return Err(Error::usage(format!(
+            "it uses a whole row of {} as a value of that table's type; name the columns that you need",
+            table.title()
+        )));
+    }
     if rewrite::locks_rows(&parsed.statement) {
         return Err(Error::usage("it locks rows (FOR UPDATE, FOR SHARE); leave that out"));
     }

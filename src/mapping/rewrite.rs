@@ -487,3 +487,23 @@ pub(super) fn locks_rows(statement: &Statement) -> bool {
     statement.walk(&mut |kind, _| found |= kind == "LockingClause");
     found
 }
+
+/// A table whose row a SELECT uses as a value of the table's own type (`(SELECT u FROM app.users u …).name`): PostgreSQL
+/// prints such a row with a cast to that type.
+pub(super) fn row_value<'f>(facts: &'f Facts, statement: &Statement) -> Option<&'f Relation> {
+    let mut found = None;
+    statement.walk(&mut |kind, node| {
+        if kind == "TypeCast"
+            && node.get("arg").and_then(|arg| arg.get("node")?.get("ColumnRef")).is_some_and(is_star)
+            && let Some(name) = node.get("type_name")
+            && let [schema, name] = &super::syntax::strings(name, "names")[..]
+        {
+            found = found.or(facts.named(schema, name));
+        }
+    });
+    found
+}
+
+fn is_star(column: &serde_json::Value) -> bool {
+    fields(column).last().is_some_and(|field| field == "*")
+}

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Error, Result};
 
 /// Turns committed changes of a feedback portal's PostgreSQL into signed webhooks.
 ///

@@ -74,40 +74,32 @@ async fn once(config: &Config, database: &Database, mut shutdown: watch::Receive
     let streaming = || tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, "streaming");
     let connect = async || session::connect(database, "portalhook deliver").await;
 
-    let capturing =
-        wal::run(database, &start, sender, confirmed, &positions, streaming, stopping.clone());
+    let capturing = wal::run(database, &start, sender, confirmed, &positions, streaming, stopping.clone());
     let advancing = advance.run(&session, &mut transactions, &confirm, &mut offers, stopping.clone());
-    let delivering = deliver::run(deliver_settings(config), connect, &mut offered, stopping);
+    let delivering = deliver::run(deliver_settings(config), connect, &mut offered, stopping.clone());
     let told = async {
-        // A sender that is gone wants the end, too.
-        drop(shutdown.wait_for(|now| *now).await);
+        let mut stopping = stopping;
+        tokio::select! {
+            _ = shutdown.wait_for(|now| *now) => {}
+            _ = stopping.wait_for(|now| *now) => {}
+        }
         Ok(())
     };
-    // Whoever ends first, ends all: by request, or with the fault that the daemon will wait out.
-    let ended = async |part: &mut (dyn Future<Output = Result<()>> + Send + Unpin)| {
-        let result = part.await;
-        stop.send_replace(true);
-        result
-    };
-    let mut capturing = Box::pin(capturing);
-    let mut advancing = Box::pin(advancing);
-    let mut delivering = Box::pin(delivering);
-    let mut told = Box::pin(told);
-    let (captured, advanced, delivered, ()) = tokio::join!(
-        ended(&mut capturing),
-        ended(&mut advancing),
-        ended(&mut delivering),
-        async {
-            let mut stopped = stop.subscribe();
-            tokio::select! {
-                told = &mut told => drop(told),
-                _ = stopped.wait_for(|now| *now) => {}
-            }
-            stop.send_replace(true);
-        }
+    let (captured, advanced, delivered, _) = tokio::join!(
+        ending(&stop, Box::pin(capturing)),
+        ending(&stop, Box::pin(advancing)),
+        ending(&stop, Box::pin(delivering)),
+        ending(&stop, Box::pin(told)),
     );
     // A fault of capture is the cause where there are several: the heart only sees that nothing comes any more.
     captured.and(advanced).and(delivered)
+}
+
+/// Whoever ends first ends all: by request, or with the fault that the daemon will wait out.
+async fn ending(stop: &watch::Sender<bool>, part: impl Future<Output = Result<()>>) -> Result<()> {
+    let result = part.await;
+    stop.send_replace(true);
+    result
 }
 
 /// A clone of the database, or one restored elsewhere, must not call production's customers.
@@ -140,7 +132,7 @@ fn deliver_settings(config: &Config) -> deliver::Settings {
     deliver::Settings {
         timeout: config.deliver.timeout,
         retries: deliver::Policy {
-            schedule: config.deliver.retries.clone(),
+            pauses: config.deliver.retries.clone(),
             disable_after: config.deliver.disable_after,
             ..deliver::Policy::default()
         },

@@ -1,7 +1,10 @@
 //! portalhook: committed changes of a feedback portal's PostgreSQL as signed webhooks, exact at any lag.
 
 mod change;
+mod deliver;
 mod error;
+mod failpoint;
+mod ledger;
 mod lsn;
 mod mapping;
 mod throwaway;

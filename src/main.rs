@@ -5,6 +5,8 @@ mod capture;
 mod change;
 mod cli;
 mod config;
+mod daemon;
+mod deliver;
 mod error;
 mod event;
 mod failpoint;

@@ -27,7 +27,7 @@ use crate::ledger::backlog::{Backlog, Cursor, Ledger, Pending, Standing, Window}
 use crate::ledger::cancel;
 use crate::ledger::feed::{FeedReceiver, News, Offer};
 use crate::ledger::finish::{Batch, Finished, Recorder, Status, Success};
-use crate::ledger::reader::Session;
+use crate::session::Session;
 
 /// Outcomes are recorded together: this long after the first one, or when there are this many.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
@@ -49,11 +49,12 @@ pub(crate) async fn run(
     feed: &mut FeedReceiver,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
-    let Session { client, mut notices } = connect().await.context("connect to read the ledger")?;
-    client.batch_execute("LISTEN portalhook").await.context("listen for changes of settings")?;
-    let ledger = Arc::new(Ledger::new(client).await?);
-    let writer = connect().await.context("connect to record outcomes")?;
-    let recorder = Arc::new(Recorder::new(writer.client).await?);
+    let mut reader = connect().await.context("connect to read the ledger")?;
+    let (_none, nothing) = mpsc::channel(1);
+    let mut notices = reader.take_hints().unwrap_or(nothing);
+    reader.batch_execute("LISTEN portalhook").await.context("listen for changes of settings")?;
+    let ledger = Arc::new(Ledger::new(reader).await?);
+    let recorder = Arc::new(Recorder::new(connect().await.context("connect to record outcomes")?).await?);
     let policy = network::Policy::new(settings.allow_networks.clone());
     let sender = Sender::new(policy, settings.timeout, settings.max_body)?;
     let secrets = Arc::new(Secrets::default());

@@ -9,6 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_postgres::{Client, Row, Statement};
 
+use crate::session::Session;
+
 use super::feed::Committed;
 use crate::error::{Context as _, Result};
 
@@ -115,14 +117,14 @@ const PENDING: &str = "
 
 /// Reads the ledger through one session; the statements are prepared once.
 pub(crate) struct Ledger {
-    client: Client,
+    client: Session,
     standing: Statement,
     backlog: Statement,
     pending: Statement,
 }
 
 impl Ledger {
-    pub(crate) async fn new(client: Client) -> Result<Self> {
+    pub(crate) async fn new(client: Session) -> Result<Self> {
         let prepare = |sql| client.prepare(sql);
         let standing = prepare(STANDING).await.context("prepare to read cursors")?;
         let backlog = prepare(BACKLOG).await.context("prepare to read events")?;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{try_join, try_join3};
+use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+
+use crate::session::Session;
 
 use super::backlog::Cursor;
 use crate::error::{Context as _, Result};
@@ -103,14 +105,14 @@ const CURSORS: &str = "
 
 /// Writes outcomes through a session of its own; the statements are prepared once.
 pub(crate) struct Recorder {
-    client: Client,
+    client: Session,
     successes: Statement,
     deliveries: Statement,
     cursors: Statement,
 }
 
 impl Recorder {
-    pub(crate) async fn new(client: Client) -> Result<Self> {
+    pub(crate) async fn new(client: Session) -> Result<Self> {
         let successes = client.prepare(SUCCESSES).await.context("prepare to record successes")?;
         let deliveries = client.prepare(DELIVERIES).await.context("prepare to record deliveries")?;
         let cursors = client.prepare(CURSORS).await.context("prepare to move cursors")?;

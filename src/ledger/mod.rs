@@ -7,5 +7,4 @@ pub(crate) mod checkpoint;
 pub(crate) mod feed;
 pub(crate) mod finish;
 pub(crate) mod partitions;
-pub(crate) mod reader;
 pub(crate) mod record;

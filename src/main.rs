@@ -4,6 +4,7 @@ mod change;
 mod error;
 mod lsn;
 mod mapping;
+mod setup;
 mod throwaway;
 
 fn main() {}

@@ -25,7 +25,7 @@ COMMENT ON FUNCTION portalhook.mapping_columns IS 'The columns that the SELECT o
 
 -- The columns of a SELECT with their types, or an error that says why PostgreSQL cannot run it.
 CREATE FUNCTION portalhook.select_columns(entity text, query text, OUT names text[], OUT types text[])
-LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     one     refcursor;
     problem text;

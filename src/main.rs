@@ -1,11 +1,17 @@
 //! portalhook: committed changes of a feedback portal's PostgreSQL as signed webhooks, exact at any lag.
 
+mod capture;
 mod change;
+mod cli;
 mod error;
 mod lsn;
 mod mapping;
+mod mirror;
+mod pgoutput;
+mod session;
 mod setup;
 mod throwaway;
+mod xid;
 
 fn main() {}
 

@@ -29,11 +29,12 @@ pub(crate) struct Chosen {
 /// `Kind::Usage` where there is no mapping, or a file is not one.
 pub(crate) async fn choose(client: &Client, views: Option<&str>) -> Result<Chosen> {
     let there = stored(client).await?;
-    let (queries, origin) = match views {
+    let (mut queries, origin) = match views {
         Some(views) => given(views)?,
         None if !there.is_empty() => (there.clone(), "kept as it is".to_owned()),
         None => return recognised(client).await,
     };
+    tidy(&mut queries);
     let plan = read::read(client, &queries).await.context(format!("check the mapping ({origin})"))?;
     let stored = queries == there;
     let origin = if stored { "already there".to_owned() } else { origin };
@@ -55,7 +56,8 @@ fn given(views: &str) -> Result<(Vec<(Entity, String)>, String)> {
 /// The preset whose tables and columns are all there.
 async fn recognised(client: &Client) -> Result<Chosen> {
     for (name, text) in PRESETS {
-        let queries = file::split(text)?;
+        let mut queries = file::split(text)?;
+        tidy(&mut queries);
         if let Ok(plan) = read::read(client, &queries).await {
             return Ok(Chosen { queries, plan, origin: format!("preset {name}, whose tables are here"), stored: false });
         }
@@ -64,6 +66,14 @@ async fn recognised(client: &Client) -> Result<Chosen> {
         "there is no mapping yet, and this is no application that portalhook knows",
         format!("give --views with a file of five views (portalhook.posts, votes, comments, users, portals) or a preset ({})", names()),
     ))
+}
+
+/// As `portalhook.mapping` keeps them: in order, without what ends a statement.
+fn tidy(queries: &mut [(Entity, String)]) {
+    queries.sort_by_key(|(entity, _)| *entity);
+    for (_, query) in queries {
+        query.truncate(query.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).len());
+    }
 }
 
 fn names() -> String {
@@ -87,6 +97,6 @@ async fn stored(client: &Client) -> Result<Vec<(Entity, String)>> {
             Entity::ALL.into_iter().find(|entity| entity.name() == name).map(|entity| (entity, row.get(1)))
         })
         .collect();
-    queries.sort_by_key(|(entity, _)| *entity);
+    tidy(&mut queries);
     Ok(queries)
 }

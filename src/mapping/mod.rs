@@ -1,3 +1,18 @@
 //! The five SELECTs: read, checked, rewritten to read the mirror.
 
+mod catalog;
+mod check;
+pub(crate) mod file;
+mod layout;
+mod path;
 pub(crate) mod plan;
+mod prove;
+pub(crate) mod read;
+pub(crate) mod record;
+mod rewrite;
+pub(crate) mod select;
+mod syntax;
+pub(crate) mod value;
+
+#[cfg(test)]
+mod tests;

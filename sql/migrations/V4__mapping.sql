@@ -23,6 +23,19 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION portalhook.mapping_columns IS 'The columns that the SELECT of an entity must return; more may follow.';
 
+-- Which schemas a name without one is looked up in, whoever's session writes the mapping (ours have an empty search_path).
+CREATE FUNCTION portalhook.mapping_search_path() RETURNS text STABLE
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((SELECT substr(setting, length('search_path=') + 1)
+                     FROM pg_db_role_setting, unnest(setconfig) AS setting
+                     WHERE setting LIKE 'search\_path=%'
+                       AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                       AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
+                     ORDER BY setrole = 0, setdatabase = 0 LIMIT 1),
+                    (SELECT boot_val FROM pg_settings WHERE name = 'search_path'))
+$$;
+COMMENT ON FUNCTION portalhook.mapping_search_path IS 'Internal: the search_path that an operator''s session has in this database.';
+
 -- The columns of a SELECT with their types, or an error that says why PostgreSQL cannot run it.
 CREATE FUNCTION portalhook.select_columns(entity text, query text, OUT names text[], OUT types text[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -32,6 +45,7 @@ DECLARE
     hint    text;
     code    text;
 BEGIN
+    PERFORM set_config('search_path', portalhook.mapping_search_path(), true); -- until the function returns
     -- A cursor takes one SELECT only; it is not fetched from.
     OPEN one FOR EXECUTE query;
     CLOSE one;
@@ -114,4 +128,4 @@ CREATE TRIGGER mapping_truncated BEFORE TRUNCATE ON portalhook.mapping
 
 REVOKE ALL ON ALL ROUTINES IN SCHEMA portalhook FROM PUBLIC;
 -- The trigger calls these with the rights of whoever may write the mapping; they show nothing that its SELECT could not.
-GRANT EXECUTE ON FUNCTION portalhook.mapping_columns(text), portalhook.select_columns(text, text) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION portalhook.mapping_columns(text), portalhook.mapping_search_path(), portalhook.select_columns(text, text) TO PUBLIC;

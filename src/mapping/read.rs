@@ -36,8 +36,7 @@ pub(crate) async fn read_with_warnings(client: &Client, queries: &[(Entity, Stri
 /// One SELECT alone, of any shape: what the mapping makes of it, without asking for an entity's columns.
 #[cfg(test)]
 pub(super) async fn read_select(client: &Client, name: &str, query: &str) -> Result<(Plan, Vec<String>)> {
-    let select =
-        Select { entity: Entity::Posts, title: name.to_owned(), query: query.to_owned(), complete: false };
+    let select = Select { entity: Entity::Posts, title: name.to_owned(), query: query.to_owned(), complete: false };
     in_transaction(client, &[select]).await
 }
 
@@ -150,7 +149,8 @@ impl<'a> Reader<'a> {
         let uses = rewrite::uses(facts, &parsed)?;
         if select.complete {
             check::columns(select.entity, &outputs)?;
-            warnings.extend(check::joins(select.entity, &parsed).into_iter().map(|warning| format!("{title} {warning}")));
+            warnings
+                .extend(check::joins(select.entity, &parsed).into_iter().map(|warning| format!("{title} {warning}")));
         }
         let canonical = canonical.trim().trim_end_matches(';').to_owned();
         Ok(Reading { select, canonical, outputs, parsed, uses })

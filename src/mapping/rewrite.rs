@@ -127,7 +127,9 @@ fn resolve<'f>(facts: &'f Facts, statement: &Statement, reference: &Reference) -
         if is_cte {
             return Ok(None);
         }
-        return Err(Error::usage(format!("it reads pg_catalog.{name}; only tables of the application can be followed")));
+        return Err(Error::usage(format!(
+            "it reads pg_catalog.{name}; only tables of the application can be followed"
+        )));
     };
     let relation = facts
         .named(schema, name)
@@ -168,8 +170,10 @@ pub(super) fn tables(facts: &Facts, used: &[&Uses]) -> Result<Vec<Table>> {
         oids.extend(&uses.reads);
     }
     let whole: BTreeSet<u32> = used.iter().flat_map(|uses| uses.whole.iter().copied()).collect();
-    let mut tables: Vec<Table> =
-        oids.into_iter().map(|oid| table(facts, &facts.relations[&oid], whole.contains(&oid))).collect::<Result<_>>()?;
+    let mut tables: Vec<Table> = oids
+        .into_iter()
+        .map(|oid| table(facts, &facts.relations[&oid], whole.contains(&oid)))
+        .collect::<Result<_>>()?;
     tables.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
     Ok(tables)
 }
@@ -320,8 +324,8 @@ impl Rewriter<'_> {
 
     /// Opens the hole, and carries the base's key out through every level.
     fn base(&self, edits: &mut Edits, parsed: &Parsed, base: &Reference, variant: Variant) -> Result<()> {
-        let relation = resolve(self.facts, &parsed.statement, base)?
-            .ok_or_else(|| parsed.statement.lost("the base table"))?;
+        let relation =
+            resolve(self.facts, &parsed.statement, base)?.ok_or_else(|| parsed.statement.lost("the base table"))?;
         let keys: Vec<String> = match &relation.definition {
             Some(definition) => {
                 let inner = view(relation, definition, true)?;

@@ -133,7 +133,8 @@ async fn copy(client: &Client, table: &Table, progress: &mut (dyn FnMut(String) 
         .await
         .context(format!("look at {name}"))?
         .get(0);
-    let label = if estimate > 0.0 { format!("{name}: copying, about {estimate:.0} rows") } else { format!("{name}: copying") };
+    let label =
+        if estimate > 0.0 { format!("{name}: copying, about {estimate:.0} rows") } else { format!("{name}: copying") };
     let started = Instant::now();
     let sql = copy_sql(table);
     let rows = patiently(client.execute(&sql, &[]), progress, &label).await.context(format!("copy {name}"))?;
@@ -231,7 +232,8 @@ async fn source_indexes(client: &Client, plan: &Plan) -> Result<Vec<String>> {
             let Some(index) = found.filter(|&index| table.key != [index]) else { continue };
             let column = &table.columns[index];
             let sql_of_it = index_sql(table, column);
-            if column.is_stored() && column.mirror_type == column.source_type && !plan.id_indexes().contains(&sql_of_it) {
+            if column.is_stored() && column.mirror_type == column.source_type && !plan.id_indexes().contains(&sql_of_it)
+            {
                 sql.push(sql_of_it);
             }
         }

@@ -59,12 +59,20 @@ async fn recognised(client: &Client) -> Result<Chosen> {
         let mut queries = file::split(text)?;
         tidy(&mut queries);
         if let Ok(plan) = read::read(client, &queries).await {
-            return Ok(Chosen { queries, plan, origin: format!("preset {name}, whose tables are here"), stored: false });
+            return Ok(Chosen {
+                queries,
+                plan,
+                origin: format!("preset {name}, whose tables are here"),
+                stored: false,
+            });
         }
     }
     Err(fix(
         "there is no mapping yet, and this is no application that portalhook knows",
-        format!("give --views with a file of five views (portalhook.posts, votes, comments, users, portals) or a preset ({})", names()),
+        format!(
+            "give --views with a file of five views (portalhook.posts, votes, comments, users, portals) or a preset ({})",
+            names()
+        ),
     ))
 }
 

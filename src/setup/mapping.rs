@@ -33,7 +33,14 @@ pub(crate) async fn store(client: &Client, chosen: &Chosen, script: &mut Script<
 }
 
 /// USAGE on the schemas and SELECT on the mapped columns; takes back what the plan before had and this one has not.
-pub(crate) async fn grant(client: &Client, server: &Server, role: &Role, plan: &Plan, before: Option<&Plan>, script: &mut Script<'_>) -> Result<()> {
+pub(crate) async fn grant(
+    client: &Client,
+    server: &Server,
+    role: &Role,
+    plan: &Plan,
+    before: Option<&Plan>,
+    script: &mut Script<'_>,
+) -> Result<()> {
     if role.name == server.admin {
         return script.say("grants", "the administrator's own role needs none");
     }
@@ -51,11 +58,16 @@ pub(crate) async fn grant(client: &Client, server: &Server, role: &Role, plan: &
     schemas.sort_unstable();
     schemas.dedup();
     sql.extend(schemas.iter().map(|schema| format!("GRANT USAGE ON SCHEMA {} TO {to}", quote(schema))));
-    sql.extend(plan.tables.iter().map(|table| format!("GRANT SELECT ({}) ON {} TO {to}", columns(table).join(", "), name(table))));
+    sql.extend(
+        plan.tables
+            .iter()
+            .map(|table| format!("GRANT SELECT ({}) ON {} TO {to}", columns(table).join(", "), name(table))),
+    );
     if !sql.is_empty() {
         script.run(client, &sql.join(";\n"), "grant SELECT on the mapped columns").await?;
     }
-    let granted: Vec<String> = plan.tables.iter().map(|table| format!("{} ({})", shown(table), columns(table).len())).collect();
+    let granted: Vec<String> =
+        plan.tables.iter().map(|table| format!("{} ({})", shown(table), columns(table).len())).collect();
     script.say("grants", format!("{} may read the mapped columns of {}", role.name, granted.join(", ")))
 }
 

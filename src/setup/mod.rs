@@ -88,8 +88,13 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     } else {
         schema::partitions(&admin, &mut script).await?;
     }
-    let beginning =
-        Beginning { server: &server, plan: &chosen.plan, slot: &slot, publication: &options.publication, database: &database };
+    let beginning = Beginning {
+        server: &server,
+        plan: &chosen.plan,
+        slot: &slot,
+        publication: &options.publication,
+        database: &database,
+    };
     beginning.make(client, &standing, &mut script).await?;
     show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
     script.say("done", "portalhook run, then INSERT INTO portalhook.endpoints (url) VALUES ('https://…')")
@@ -118,7 +123,11 @@ async fn lock(admin: &Client) -> Result<()> {
         .await
         .context("lock the setup")?
         .get(0);
-    if free { Ok(()) } else { Err(Error::failed("another portalhook setup is at work on this database: wait for it to end")) }
+    if free {
+        Ok(())
+    } else {
+        Err(Error::failed("another portalhook setup is at work on this database: wait for it to end"))
+    }
 }
 
 /// The password in the URL itself.

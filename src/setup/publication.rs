@@ -35,7 +35,10 @@ pub(crate) async fn check_tables(client: &Client, plan: &Plan, role: &str) -> Re
             ));
         }
         if table.key.is_empty() {
-            return Err(fix(format!("{name} has no primary key"), format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…); tables without one are not supported yet")));
+            return Err(fix(
+                format!("{name} has no primary key"),
+                format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…); tables without one are not supported yet"),
+            ));
         }
         if row.get(1) {
             return Err(fix(
@@ -67,12 +70,16 @@ pub(crate) async fn prepare(client: &Client, plan: &Plan, publication: &str, scr
     if row.get(0) {
         return Err(fix(
             format!("publication {publication} is FOR ALL TABLES"),
-            format!("DROP PUBLICATION {quoted}, or name another in capture.publication; setup then makes one of the mapped tables"),
+            format!(
+                "DROP PUBLICATION {quoted}, or name another in capture.publication; setup then makes one of the mapped tables"
+            ),
         ));
     }
     let mut done = Vec::new();
     if !row.get::<_, bool>(1) {
-        let sql = format!("ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)");
+        let sql = format!(
+            "ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)"
+        );
         script.run(client, &sql, "mend the publication's options").await?;
         done.push("options mended".to_owned());
     }
@@ -81,7 +88,13 @@ pub(crate) async fn prepare(client: &Client, plan: &Plan, publication: &str, scr
     script.say("publication", format!("{publication}: {done}"))
 }
 
-async fn change_tables(client: &Client, plan: &Plan, publication: &str, script: &mut Script<'_>, done: &mut Vec<String>) -> Result<()> {
+async fn change_tables(
+    client: &Client,
+    plan: &Plan,
+    publication: &str,
+    script: &mut Script<'_>,
+    done: &mut Vec<String>,
+) -> Result<()> {
     let quoted = quote(publication);
     // to_jsonb: column lists and row filters came with PostgreSQL 15.
     let members = client
@@ -95,7 +108,8 @@ async fn change_tables(client: &Client, plan: &Plan, publication: &str, script: 
         )
         .await
         .context("read the publication's tables")?;
-    let is_whole = |table: &Table| members.iter().any(|row| row.get::<_, u32>(0) == table.oid && !row.get::<_, bool>(3));
+    let is_whole =
+        |table: &Table| members.iter().any(|row| row.get::<_, u32>(0) == table.oid && !row.get::<_, bool>(3));
     for row in &members {
         let (oid, limited): (u32, bool) = (row.get(0), row.get(3));
         if limited || !plan.tables.iter().any(|table| table.oid == oid) {

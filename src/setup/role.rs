@@ -28,13 +28,17 @@ pub(crate) async fn prepare(client: &Client, server: &Server, role: &Role, scrip
         }
         Some((true, true)) => script.say("role", format!("{name}: already there"))?,
         Some(_) => {
-            script.run(client, &format!("ALTER ROLE {quoted} LOGIN REPLICATION"), "let the role log in and replicate").await?;
+            script
+                .run(client, &format!("ALTER ROLE {quoted} LOGIN REPLICATION"), "let the role log in and replicate")
+                .await?;
             script.say("role", format!("{name}: may log in and replicate now"))?;
         }
     }
     if *name != server.admin {
         let database = quote(&server.database);
-        script.run(client, &format!("GRANT CONNECT ON DATABASE {database} TO {quoted}"), "let the role connect").await?;
+        script
+            .run(client, &format!("GRANT CONNECT ON DATABASE {database} TO {quoted}"), "let the role connect")
+            .await?;
         if !server.admin_is_superuser {
             // To make it the owner of what it must own.
             script.run(client, &format!("GRANT {quoted} TO CURRENT_USER"), "become a member of the role").await?;
@@ -61,7 +65,10 @@ async fn create(client: &Client, role: &Role, script: &mut Script<'_>) -> Result
         if error.sqlstate() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) {
             fix(
                 format!("this administrator may not create a role with REPLICATION ({error:?})"),
-                format!("run setup as a superuser, or have one run: {}", format!("CREATE ROLE {} LOGIN REPLICATION", quote(&role.name))),
+                format!(
+                    "run setup as a superuser, or have one run: {}",
+                    format!("CREATE ROLE {} LOGIN REPLICATION", quote(&role.name))
+                ),
             )
         } else {
             error

@@ -2,10 +2,10 @@
 
 use tokio_postgres::Client;
 
+use super::migrations;
 use super::role::Role;
 use super::script::{Script, spliced};
 use super::server::Server;
-use super::migrations;
 use crate::error::{Context as _, Result};
 use crate::mapping::layout::quote;
 
@@ -38,7 +38,10 @@ async fn schemas(client: &Client, role: &Role, script: &mut Script<'_>) -> Resul
     if made.contains(&"portalhook") {
         script.run(client, SCHEMA_COMMENT, "describe schema portalhook").await?;
     }
-    script.say("schemas", if made.is_empty() { "already there".to_owned() } else { format!("created {}", made.join(", ")) })
+    script.say(
+        "schemas",
+        if made.is_empty() { "already there".to_owned() } else { format!("created {}", made.join(", ")) },
+    )
 }
 
 async fn migrate(client: &mut Client, script: &mut Script<'_>) -> Result<()> {
@@ -49,7 +52,10 @@ async fn migrate(client: &mut Client, script: &mut Script<'_>) -> Result<()> {
         return Ok(());
     }
     let applied = migrations::apply(client).await?;
-    script.say("migrations", if applied.is_empty() { "already there".to_owned() } else { format!("applied {}", applied.join(", ")) })
+    script.say(
+        "migrations",
+        if applied.is_empty() { "already there".to_owned() } else { format!("applied {}", applied.join(", ")) },
+    )
 }
 
 async fn owns_ledger(client: &Client, role: &Role) -> Result<bool> {
@@ -71,5 +77,8 @@ pub(crate) async fn partitions(client: &Client, script: &mut Script<'_>) -> Resu
         return script.show(call);
     }
     let made: i32 = client.query_one(call, &[]).await.context("create the ledger's partitions")?.get(0);
-    script.say("ledger", if made == 0 { "partitions already there".to_owned() } else { format!("created {made} partitions") })
+    script.say(
+        "ledger",
+        if made == 0 { "partitions already there".to_owned() } else { format!("created {made} partitions") },
+    )
 }

@@ -31,11 +31,7 @@ impl<'a> Script<'a> {
 
     /// Runs statements, or prints them. Several in one text are one transaction.
     pub(crate) async fn run(&mut self, client: &Client, sql: &str, doing: &str) -> Result<()> {
-        if self.print {
-            self.show(sql)
-        } else {
-            client.batch_execute(sql).await.context(doing)
-        }
+        if self.print { self.show(sql) } else { client.batch_execute(sql).await.context(doing) }
     }
 
     /// Prints SQL that is run in another way, or only with `--print-sql`.
@@ -44,7 +40,8 @@ impl<'a> Script<'a> {
             return Ok(());
         }
         let sql = sql.trim();
-        let end = if sql.ends_with(';') || sql.lines().last().is_some_and(|line| line.starts_with("--")) { "" } else { ";" };
+        let end =
+            if sql.ends_with(';') || sql.lines().last().is_some_and(|line| line.starts_with("--")) { "" } else { ";" };
         self.line(&format!("{sql}{end}"))
     }
 

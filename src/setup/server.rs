@@ -33,9 +33,13 @@ pub(crate) async fn look(client: &Client) -> Result<Server> {
         )
         .await
         .context("look at the server")?;
-    let (major, version, wal_level, standby): (i32, String, String, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    let (major, version, wal_level, standby): (i32, String, String, bool) =
+        (row.get(0), row.get(1), row.get(2), row.get(3));
     if major < OLDEST {
-        return Err(fix(format!("PostgreSQL {version} is too old"), format!("portalhook needs version {OLDEST} or later")));
+        return Err(fix(
+            format!("PostgreSQL {version} is too old"),
+            format!("portalhook needs version {OLDEST} or later"),
+        ));
     }
     if standby {
         return Err(fix("this server is a standby", "give the URL of the primary"));

@@ -18,7 +18,13 @@ const FIRST_OF_USERS: u32 = 16384;
 /// Makes the views and functions of all entities, where they are not there or the plan is new.
 ///
 /// `admin` owns the views, `role` the functions and the mirrors that they read (`None`: only print).
-pub(crate) async fn prepare(admin: &Client, role: Option<&Client>, plan: &Plan, renew: bool, script: &mut Script<'_>) -> Result<()> {
+pub(crate) async fn prepare(
+    admin: &Client,
+    role: Option<&Client>,
+    plan: &Plan,
+    renew: bool,
+    script: &mut Script<'_>,
+) -> Result<()> {
     let there: i64 = admin
         .query_one(
             "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('portalhook') AND relkind = 'v'
@@ -55,7 +61,8 @@ fn function(entity: Entity) -> String {
 /// The function's definition and the names of its columns.
 async fn function_sql(role: &Client, plan: &Plan, entity: Entity) -> Result<Option<(String, Vec<String>)>> {
     let Some((query, names)) = plan.rows(entity, Variant::Live) else { return Ok(None) };
-    let outputs: Vec<String> = plan.entity(entity).map(|one| one.outputs.iter().map(|o| o.name.clone()).collect()).unwrap_or_default();
+    let outputs: Vec<String> =
+        plan.entity(entity).map(|one| one.outputs.iter().map(|o| o.name.clone()).collect()).unwrap_or_default();
     let places: Vec<String> = (0..outputs.len()).map(|place| format!("o{place}")).collect();
     let statement = role
         .prepare(&format!("SELECT {} FROM ({query}) AS q ({names})", places.join(", ")))
@@ -64,8 +71,16 @@ async fn function_sql(role: &Client, plan: &Plan, entity: Entity) -> Result<Opti
     let (mut values, mut columns) = (Vec::new(), Vec::new());
     for ((place, name), column) in places.iter().zip(&outputs).zip(statement.columns()) {
         let own = column.type_().oid() < FIRST_OF_USERS;
-        let of_type = if own && *column.type_() != Type::UNKNOWN { type_name(role, column.type_()).await? } else { "text".to_owned() };
-        values.push(if own { place.clone() } else { format!("CASE WHEN {place} IS NOT NULL THEN format('%s', {place}) END") });
+        let of_type = if own && *column.type_() != Type::UNKNOWN {
+            type_name(role, column.type_()).await?
+        } else {
+            "text".to_owned()
+        };
+        values.push(if own {
+            place.clone()
+        } else {
+            format!("CASE WHEN {place} IS NOT NULL THEN format('%s', {place}) END")
+        });
         columns.push(format!("{} {of_type}", quote(name)));
     }
     let body = format!("SELECT {} FROM ({query}) AS q ({names})", values.join(", "));

@@ -28,7 +28,10 @@ pub(crate) enum Standing {
 /// `Kind::Usage` where the checkpoint is another database's or another slot's.
 pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_name: &str) -> Result<Standing> {
     let slot = slot::read(client, slot_name).await?;
-    if let Some(slot) = slot.as_ref().filter(|slot| slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_deref() != Some(&server.database)) {
+    if let Some(slot) = slot
+        .as_ref()
+        .filter(|slot| slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_deref() != Some(&server.database))
+    {
         return Err(fix(
             format!("replication slot {} is not ours (plugin {})", slot.name, slot.plugin.as_deref().unwrap_or("none")),
             "name another in capture.slot",
@@ -54,18 +57,26 @@ pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_nam
         ));
     }
     if of_slot != slot_name {
-        return Err(fix(format!("the checkpoint belongs to replication slot {of_slot}"), "set capture.slot to that name"));
+        return Err(fix(
+            format!("the checkpoint belongs to replication slot {of_slot}"),
+            "set capture.slot to that name",
+        ));
     }
     let stored: Option<Plan> = row.get::<_, Option<&str>>(4).and_then(|json| serde_json::from_str(json).ok());
     let lsn: &str = row.get(3);
     let replaced = stored.map(Box::new);
     Ok(match slot {
         Some(slot) if !slot.is_lost() && replaced.as_deref() == Some(plan) => Standing::Whole,
-        Some(slot) if !slot.is_lost() => {
-            Standing::Stale { why: format!("the mapping is another than that of the mirror (which is at {lsn})"), replaced, slot: true }
-        }
+        Some(slot) if !slot.is_lost() => Standing::Stale {
+            why: format!("the mapping is another than that of the mirror (which is at {lsn})"),
+            replaced,
+            slot: true,
+        },
         slot => Standing::Stale {
-            why: format!("replication slot {slot_name} is {} (the mirror is at {lsn})", if slot.is_some() { "lost" } else { "gone" }),
+            why: format!(
+                "replication slot {slot_name} is {} (the mirror is at {lsn})",
+                if slot.is_some() { "lost" } else { "gone" }
+            ),
             replaced,
             slot: slot.is_some(),
         },
@@ -98,9 +109,16 @@ pub(crate) struct Beginning<'a> {
 
 impl Beginning<'_> {
     /// Makes whole what is not; `client` is a session of the daemon's role, `None` where nothing may be changed.
-    pub(crate) async fn make(&self, client: Option<&Client>, standing: &Standing, script: &mut Script<'_>) -> Result<()> {
+    pub(crate) async fn make(
+        &self,
+        client: Option<&Client>,
+        standing: &Standing,
+        script: &mut Script<'_>,
+    ) -> Result<()> {
         let (old_slot, replaced, why) = match standing {
-            Standing::Whole => return script.say("slot", format!("{}: already there, and the mirror with it", self.slot)),
+            Standing::Whole => {
+                return script.say("slot", format!("{}: already there, and the mirror with it", self.slot));
+            }
             Standing::Nothing { leftover_slot } => (*leftover_slot, None, None),
             Standing::Stale { why, replaced, slot } => (*slot, replaced.as_deref(), Some(why)),
         };
@@ -124,7 +142,10 @@ impl Beginning<'_> {
 
     async fn drop_old(&self, client: &Client, script: &mut Script<'_>) -> Result<()> {
         if let Some(Slot { active_pid: Some(process), .. }) = slot::read(client, self.slot).await? {
-            return Err(fix(format!("replication slot {} is being read by process {process}", self.slot), "stop the daemon first"));
+            return Err(fix(
+                format!("replication slot {} is being read by process {process}", self.slot),
+                "stop the daemon first",
+            ));
         }
         slot::drop(client, self.slot).await?;
         script.say("slot", format!("{}: removed the old one", self.slot))
@@ -147,7 +168,10 @@ impl Beginning<'_> {
         drop(exported);
         script.say("slot", format!("{}: created at {point}", self.slot))?;
         let rows: Vec<String> = copied.iter().map(|one| format!("{} {}", one.table, one.rows)).collect();
-        script.say("mirror", format!("copied {} rows ({})", copied.iter().map(|one| one.rows).sum::<u64>(), rows.join(", ")))
+        script.say(
+            "mirror",
+            format!("copied {} rows ({})", copied.iter().map(|one| one.rows).sum::<u64>(), rows.join(", ")),
+        )
     }
 
     /// What `copy` would do, for people to read.

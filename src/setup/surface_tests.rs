@@ -84,7 +84,7 @@ async fn everything_in_the_schema_is_described_and_no_function_is_for_everyone()
              AND has_function_privilege('pg_read_all_stats', oid, 'EXECUTE') ORDER BY 1",
     )
     .await;
-    assert_eq!(open, ["mapping_columns", "select_columns"]);
+    assert_eq!(open, ["mapping_columns", "mapping_search_path", "select_columns"]);
     let unpinned = texts(
         &client,
         "SELECT proname::text FROM pg_proc WHERE pronamespace = 'portalhook'::regnamespace
@@ -462,7 +462,7 @@ async fn a_mapping_is_checked_with_the_rights_of_whoever_writes_it() {
     client
         .batch_execute(
             "CREATE TABLE public.hidden (id int); CREATE SCHEMA closed; CREATE TABLE closed.users (id int, name text, email text, role text);
-             INSERT INTO portalhook.mapping VALUES ('users', 'SELECT 1 AS id, 2 AS name, 3 AS email, 4 AS role');
+             INSERT INTO portalhook.mapping VALUES ('users', 'SELECT 1 AS id, 2 AS name, 3 AS email, 4 AS role FROM hidden');
              CREATE ROLE operator LOGIN; GRANT USAGE ON SCHEMA portalhook TO operator; GRANT SELECT, UPDATE ON portalhook.mapping TO operator;
              GRANT INSERT ON portalhook.endpoints TO operator",
         )

@@ -38,6 +38,17 @@ pub(super) fn columns(entity: Entity, outputs: &[ViewColumn]) -> Result<()> {
     Ok(())
 }
 
+/// No output has a name of the kind that our own columns have.
+pub(super) fn names(outputs: &[ViewColumn]) -> Result<()> {
+    match outputs.iter().find(|output| output.name.starts_with("portalhook")) {
+        Some(output) => Err(Error::usage(format!(
+            "it has a column {}; names that begin with portalhook are ours",
+            output.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// All entities but `CommentVotes` are there, none twice.
 pub(super) fn entities(given: impl Iterator<Item = Entity> + Clone) -> Result<()> {
     for entity in Entity::ALL {
@@ -105,7 +116,13 @@ pub(super) fn dependencies(facts: &Facts, found: &Dependencies) -> Result<Vec<St
 }
 
 /// What the text of a SELECT shows that cannot be followed.
-pub(super) fn syntax(parsed: &Parsed, volatile: &[String]) -> Result<()> {
+pub(super) fn syntax(facts: &Facts, parsed: &Parsed, volatile: &[String]) -> Result<()> {
+    if let Some(table) = rewrite::row_value(facts, &parsed.statement) {
+        return Err(Error::usage(format!(
+            "it uses a whole row of {} as a value of that table's type; name the columns that you need",
+            table.title()
+        )));
+    }
     if rewrite::locks_rows(&parsed.statement) {
         return Err(Error::usage("it locks rows (FOR UPDATE, FOR SHARE); leave that out"));
     }

@@ -54,7 +54,7 @@ pub(super) async fn template(
             "SELECT DISTINCT pg_describe_object(d.refclassid, d.refobjid, 0)
                FROM pg_rewrite r
                JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.deptype = 'n'
-               JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid
+               JOIN pg_class c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid AND c.relkind <> 'c'
               WHERE r.ev_class = $1 AND c.relnamespace <> (SELECT oid FROM pg_namespace WHERE nspname = $2)",
             &[&oid, &schema],
         )

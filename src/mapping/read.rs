@@ -145,8 +145,9 @@ impl<'a> Reader<'a> {
         warnings.extend(check::dependencies(facts, &all)?.into_iter().map(|warning| format!("{title} {warning}")));
         let parsed = Parsed::of(&canonical)?;
         let calls = rewrite::builtin_calls(&parsed.statement);
-        check::syntax(&parsed, &catalog::volatile_builtins(self.client, &calls).await?)?;
+        check::syntax(facts, &parsed, &catalog::volatile_builtins(self.client, &calls).await?)?;
         let uses = rewrite::uses(facts, &parsed)?;
+        check::names(&outputs)?;
         if select.complete {
             check::columns(select.entity, &outputs)?;
             warnings

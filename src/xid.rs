@@ -25,7 +25,7 @@ mod tests {
             (3, 0xffff_fff0, 0x1_0000_0003),
             (0xffff_fff0, 0x1_0000_0003, 0xffff_fff0),
             (0xffff_fff0, 3, 0xffff_fff0),
-            (0x9000_0000, 0x7_1000_0000, 0x6_9000_0000),
+            (0x9000_0001, 0x7_1000_0000, 0x6_9000_0001),
             (0x10, u64::MAX, 0xffff_ffff_0000_0010),
         ] {
             assert_eq!(widen(xid, reference), wide, "{xid:#x} near {reference:#x}");

@@ -69,11 +69,17 @@ impl Database {
             return Err(Error::usage("the database URL must begin with postgres://"));
         }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let (_, rest) = base.split_once("//").unwrap_or_default();
+        let (_, rest) = rest.split_once('@').unwrap_or(("", rest));
+        let names_server = !rest.is_empty() && !rest.starts_with('/');
         let mut kept = Vec::new();
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
                 "sslmode" => without_tls(value)?,
+                "host" | "port" if names_server => {
+                    return Err(Error::usage(format!("the database URL names a {name} before and after its `?`")));
+                }
                 name if PARAMETERS.contains(&name) => kept.push(parameter),
                 name => return Err(unknown(name)),
             }
@@ -110,6 +116,7 @@ impl Database {
         if config.get_connect_timeout().is_none_or(Duration::is_zero) {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
+        find_dead_peers(&mut config);
         let options = settings::options(config.get_options());
         config.options(options).ssl_mode(SslMode::Disable);
         let database = Self { config, role, name };
@@ -153,6 +160,23 @@ impl Database {
         } else {
             addresses.iter().enumerate().map(|(index, ip)| Address::Tcp(ip.to_string(), port(index))).collect()
         }
+    }
+}
+
+/// A network that swallows our packets must not hold a query for the kernel's two hours; what the URL says stands.
+fn find_dead_peers(config: &mut Config) {
+    const KERNEL_DEFAULT: Duration = Duration::from_secs(2 * 60 * 60);
+    if config.get_keepalives_idle() == KERNEL_DEFAULT {
+        config.keepalives_idle(Duration::from_secs(30));
+    }
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(Duration::from_secs(10));
+    }
+    if config.get_keepalives_retries().is_none() {
+        config.keepalives_retries(3);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(Duration::from_secs(60));
     }
 }
 
@@ -241,7 +265,8 @@ mod tests {
             ("postgres://me@/portal?host=/tmp/pg&port=5434", vec!["/tmp/pg/.s.PGSQL.5434"]),
             ("postgres:///portal?host=%2Ftmp%2Fpg&user=me", vec!["/tmp/pg/.s.PGSQL.5432"]),
             ("postgres://me@one:1,two:2/portal", vec!["one:1", "two:2"]),
-            ("postgres://me@one,two/portal?port=7", vec!["one:7", "two:7"]),
+            ("postgres://me@/portal?host=/tmp/pg", vec!["/tmp/pg/.s.PGSQL.5432"]),
+            ("postgres://me@/portal?hostaddr=127.0.0.1&port=7", vec!["127.0.0.1:7"]),
         ] {
             let database = parse(url);
             assert_eq!(database.addresses().iter().map(Address::to_string).collect::<Vec<_>>(), expected, "{url}");
@@ -299,6 +324,8 @@ mod tests {
         assert!(refusal("postgres://me@localhost/x?channel_binding=require").contains("needs TLS"));
         assert!(refusal("postgres://localhost/x").contains("names no role"));
         assert!(refusal("host=localhost user=me").contains("must begin with postgres://"));
-        assert!(refusal("postgres://me@localhost/x?port=many").contains("`port`"));
+        assert!(refusal("postgres://me@/x?port=many").contains("`port`"));
+        assert!(refusal("postgres://me@localhost/x?host=/tmp").contains("names a host before and after"));
+        assert!(refusal("postgres://me@/x?port=1&port=2").contains("one port"));
     }
 }

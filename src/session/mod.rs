@@ -18,3 +18,5 @@ pub(crate) use database::Database;
 pub(crate) use replication::{ExportedSlot, Replication, SystemIdentity};
 pub(crate) use sql::{Session, connect};
 pub(crate) use stream::WalStream;
+#[cfg(test)]
+pub(crate) use tests::until;

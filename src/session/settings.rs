@@ -3,7 +3,7 @@
 /// Name and value, in PostgreSQL's spelling.
 const PINNED: [(&str, &str); 17] = [
     // How values are printed and read.
-    ("DateStyle", "ISO"),
+    ("DateStyle", "ISO,MDY"),
     ("TimeZone", "UTC"),
     ("IntervalStyle", "postgres"),
     ("bytea_output", "hex"),
@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn ours_come_after_the_operators() {
         let options = options(Some("-c work_mem=8MB"));
-        assert!(options.starts_with("-c work_mem=8MB -c DateStyle=ISO "), "{options}");
+        assert!(options.starts_with("-c work_mem=8MB -c DateStyle=ISO,MDY "), "{options}");
         assert!(options.contains("-c search_path= -c"), "{options}");
         assert!(options.contains("-c default_transaction_isolation=read\\ committed -c"), "{options}");
     }

@@ -18,6 +18,7 @@ mod mirror;
 mod pgoutput;
 mod route;
 mod session;
+mod setup;
 mod throwaway;
 mod xid;
 

@@ -1,6 +1,8 @@
 //! The command line: what the commands are called, what they say about themselves, and how they end.
 
 mod demo;
+mod run;
+mod setup;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -15,7 +17,7 @@ use crate::error::{Error, Result};
 /// Turns committed changes of a feedback portal's PostgreSQL into signed webhooks.
 ///
 /// `portalhook demo` shows everything on a throw-away PostgreSQL.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -60,8 +62,12 @@ fn setting(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Prepare a database: role, schemas, mapping, mirror, publication, slot; safe to run again
+    Setup(setup::Setup),
+    /// Run the daemon: read the stream, record events, deliver them
+    Run,
     /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
     ///
     /// Needs an installed PostgreSQL server, no configuration and no rights. Ends by itself within a minute and leaves
@@ -70,8 +76,13 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) async fn run(self, _config: Config) -> Result<()> {
+    pub(crate) async fn run(self, config: Config) -> Result<()> {
         match self {
+            Self::Setup(setup) => {
+                let url = config.database.url()?.expose().to_owned();
+                setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await
+            }
+            Self::Run => run::run(&config, shutdown()?).await,
             Self::Demo => demo::run(shutdown()?).await,
         }
     }

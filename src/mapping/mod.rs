@@ -2,8 +2,9 @@
 
 mod catalog;
 mod check;
+mod columns;
 pub(crate) mod file;
-mod layout;
+pub(crate) mod layout;
 mod path;
 pub(crate) mod plan;
 mod prove;

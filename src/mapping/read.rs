@@ -147,6 +147,7 @@ impl<'a> Reader<'a> {
         let calls = rewrite::builtin_calls(&parsed.statement);
         check::syntax(facts, &parsed, &catalog::volatile_builtins(self.client, &calls).await?)?;
         let uses = rewrite::uses(facts, &parsed)?;
+        check::names(&outputs)?;
         if select.complete {
             check::columns(select.entity, &outputs)?;
             warnings

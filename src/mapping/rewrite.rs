@@ -70,6 +70,7 @@ fn collect(
             whole.insert(name.clone());
         }
     });
+    let joined_whole = uses_whole_joins(statement, &whole);
     for reference in references {
         let Some(relation) = resolve(facts, statement, reference)? else { continue };
         let is_base = base == Some(reference.location);
@@ -79,8 +80,7 @@ fn collect(
             collect(facts, &inner.statement, &inner.references, base, uses)?;
             continue;
         }
-        // Under the alias of a join its tables' rows are part of the whole row: mirror them whole if any star names a join.
-        if whole.contains(reference.correlation()) || names_join(statement, &whole) {
+        if whole.contains(reference.correlation()) || joined_whole {
             uses.whole.insert(relation.oid);
         }
         if is_base {
@@ -92,12 +92,16 @@ fn collect(
     Ok(())
 }
 
-/// Whether one of the names is the alias of a join.
-fn names_join(statement: &Statement, names: &BTreeSet<String>) -> bool {
+/// Whether a join is used as a whole row, or its columns are renamed by position: then its tables need all their columns.
+fn uses_whole_joins(statement: &Statement, whole: &BTreeSet<String>) -> bool {
     let mut found = false;
     statement.walk(&mut |kind, node| {
-        let alias = node.get("alias").and_then(|alias| alias.get("aliasname")).and_then(serde_json::Value::as_str);
-        found |= kind == "JoinExpr" && alias.is_some_and(|alias| names.contains(alias));
+        if kind == "JoinExpr"
+            && let Some(alias) = node.get("alias")
+            && let Some(name) = alias.get("aliasname").and_then(serde_json::Value::as_str)
+        {
+            found |= whole.contains(name) || !super::syntax::strings(alias, "colnames").is_empty();
+        }
     });
     found
 }
@@ -196,6 +200,10 @@ fn table(facts: &Facts, relation: &Relation, whole: bool) -> Result<Table> {
             }
             names.extend(columns_of(expression)?);
         }
+    }
+    // `count(*)` names no column, but a mirror without columns could not be written row by row.
+    if names.is_empty() {
+        names.extend(relation.columns.iter().find(|attribute| attribute.generated.is_none()).map(|a| a.name.clone()));
     }
     let attributes: Vec<_> = relation.columns.iter().filter(|attribute| names.contains(&attribute.name)).collect();
     let key = relation
@@ -381,7 +389,9 @@ fn carry(edits: &mut Edits, level: &Level, keys: &[String], innermost: bool) {
     let mut list = String::new();
     for (n, key) in keys.iter().enumerate() {
         let source = if innermost { key.clone() } else { key_alias(n) };
-        list.push_str(&format!(" {}.{source} AS {},", quote(&level.qualifier), key_alias(n)));
+        // A subquery may be without alias from PostgreSQL 16 on; our names are unique without one.
+        let qualifier = if level.qualifier.is_empty() { String::new() } else { quote(&level.qualifier) + "." };
+        list.push_str(&format!(" {qualifier}{source} AS {},", key_alias(n)));
     }
     edits.insert(level.target_list, list);
     let names: Vec<String> = (0..keys.len()).map(|n| format!("{}, ", key_alias(n))).collect();

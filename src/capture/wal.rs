@@ -9,6 +9,7 @@ use super::assemble::{Assembled, Assembler};
 use super::channel::{Closed, Sender};
 use super::progress::{Positions, Progress};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::pgoutput::{Frame, Message};
 use crate::session::{Database, Replication, WalStream};
@@ -176,6 +177,9 @@ impl<'a> Reader<'a> {
         let confirmed = self.progress.confirm();
         self.stream.status(self.progress.received(), confirmed, reply_requested)?;
         self.positions.set_confirmed(confirmed);
+        if confirmed > self.said_confirmed {
+            failpoint::hit("confirmed");
+        }
         (self.said, self.said_confirmed) = (Instant::now(), confirmed);
         Ok(())
     }

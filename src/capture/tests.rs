@@ -408,7 +408,8 @@ async fn a_new_stream_leaves_out_what_is_durable_and_repeats_what_is_not() {
 #[tokio::test]
 async fn feedback_goes_on_while_the_consumer_is_stuck() {
     let portal = Portal::start(&["wal_sender_timeout = '2s'"]).await;
-    let mut capture = portal.capture(portal.create_slot().await, 1);
+    let begin = portal.create_slot().await;
+    let mut capture = portal.capture(begin, 1);
     // More than all buffers between the server and us hold: the server waits for us to read.
     for id in 1..=20 {
         portal.sql(&format!("INSERT INTO posts VALUES ({id}, repeat('x', 1000000))")).await;
@@ -425,6 +426,13 @@ async fn feedback_goes_on_while_the_consumer_is_stuck() {
         format!("SELECT max(reply_time) > '{later}' FROM pg_stat_replication WHERE pid = {pid} HAVING count(*) = 1");
     until(&portal.admin, &query).await;
     assert_eq!(capture.transactions.queued(), 1);
+    for id in 1..=5 {
+        assert_eq!(inserted(&capture.next().await), [id.to_string()]);
+    }
+    // Stopped while it is stuck again, it ends all the same, and loses nothing.
+    capture.stop().await;
+    until(&portal.admin, "SELECT active_pid IS NULL FROM pg_replication_slots").await;
+    let mut capture = portal.capture(begin, 1 << 30);
     for id in 1..=20 {
         assert_eq!(inserted(&capture.next().await), [id.to_string()]);
     }

@@ -92,7 +92,6 @@ async fn told(shutdown: &mut watch::Receiver<bool>) {
 /// The state of one stream.
 struct Reader<'a> {
     stream: WalStream,
-    start: Lsn,
     transactions: Sender,
     positions: &'a Positions,
     assembler: Assembler,
@@ -115,10 +114,9 @@ impl<'a> Reader<'a> {
     ) -> Self {
         Self {
             stream,
-            start: start.lsn,
             transactions,
             positions,
-            assembler: Assembler::new(start.xid_reference),
+            assembler: Assembler::new(start.lsn, start.xid_reference),
             progress: Progress::new(start.lsn),
             waiting: None,
             interval,
@@ -213,7 +211,7 @@ impl<'a> Reader<'a> {
 
     fn hand_on(&mut self, assembled: Assembled) -> Result<()> {
         let end = assembled.transaction.end_lsn;
-        if assembled.transaction.changes.is_empty() || end <= self.start {
+        if assembled.transaction.changes.is_empty() {
             self.progress.pass(end);
             return Ok(());
         }

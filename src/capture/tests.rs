@@ -444,11 +444,18 @@ async fn ends_with_an_error_that_says_why() {
     let mut portal = Portal::start(&[]).await;
     let lsn = portal.create_slot().await;
 
-    let capture = portal.capture_of("no such publication", lsn, 1 << 20);
+    let error = portal.capture_of("it's not there", lsn, 1 << 20).error().await;
+    assert_eq!(error.to_string(), "publication `it's not there` does not exist");
+
+    // Names that need quoting, and an error in mid-stream: until 17, a publication must exist where a change is decoded.
     portal.sql("INSERT INTO posts VALUES (1, '')").await;
-    let error = capture.error().await;
-    assert_eq!(error.sqlstate(), Some(&SqlState::UNDEFINED_OBJECT), "{error:?}");
-    assert!(format!("{error:?}").contains("\"no such publication\" does not exist"), "{error:?}");
+    portal.sql("CREATE PUBLICATION \"Bob's \"\"first\"\"\" FOR TABLE posts").await;
+    let version: i32 = portal.text("SHOW server_version_num").await.parse().expect("a number");
+    if version < 180_000 {
+        let error = portal.capture_of("Bob's \"first\"", lsn, 1 << 20).error().await;
+        assert_eq!(error.sqlstate(), Some(&SqlState::UNDEFINED_OBJECT), "{error:?}");
+        assert!(format!("{error:?}").contains("publication \"Bob's \"first\"\" does not exist"), "{error:?}");
+    }
 
     let mut capture = portal.capture(lsn, 1 << 20);
     capture.next().await;

@@ -11,7 +11,7 @@ use super::progress::{Positions, Progress};
 use crate::error::{Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Frame, Message};
-use crate::session::{Database, Replication, WalStream};
+use crate::session::{Database, Replication, WalStream, literal};
 
 /// The name in `pg_stat_replication`.
 const APPLICATION_NAME: &str = "portalhook capture";
@@ -45,7 +45,7 @@ pub(crate) struct Start {
 /// updates go on. The channel ends with this call: after a fault, start a new one from what is durable.
 ///
 /// # Errors
-/// Those of `session::connect` and `Replication::start`; of the stream, SQLSTATE 42704 where a publication is missing.
+/// Those of `session::connect` and `Replication::start`, where 42704 means the slot; a missing publication has none.
 pub(crate) async fn run(
     database: &Database,
     start: &Start,
@@ -75,6 +75,11 @@ async fn open(database: &Database, start: &Start) -> Result<(WalStream, Duration
     // while the channel is full.
     const TIMEOUT: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
     let mut connection = Replication::connect(database, APPLICATION_NAME).await?;
+    // PostgreSQL 18 would only warn, and send nothing; older ones fail at the first change.
+    let query = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", literal(&start.publication));
+    if connection.query(&query, "look for the publication").await?.is_empty() {
+        return Err(Error::failed(format!("publication `{}` does not exist", start.publication)));
+    }
     let rows = connection.query(TIMEOUT, "read wal_sender_timeout").await?;
     let millis: Option<u64> = rows.into_iter().flatten().next().flatten().and_then(|setting| setting.parse().ok());
     let interval = match millis {

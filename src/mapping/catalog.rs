@@ -207,10 +207,7 @@ pub(super) async fn view_columns(client: &Client, view: u32) -> Result<Vec<ViewC
         )
         .await
         .context("read the columns of a view")?;
-    Ok(rows
-        .iter()
-        .map(|row| ViewColumn { name: row.get(0), type_oid: row.get(1), type_name: row.get(2) })
-        .collect())
+    Ok(rows.iter().map(|row| ViewColumn { name: row.get(0), type_oid: row.get(1), type_name: row.get(2) }).collect())
 }
 
 const TYPE: &str = "\

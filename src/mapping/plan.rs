@@ -90,7 +90,8 @@ impl Column {
     /// The expression that turns the mirror's value into the source's, where that is not the column itself.
     pub(crate) fn cast(&self) -> Option<String> {
         let name = quote(&self.name);
-        let cast = if self.mirror_type == self.source_type { None } else { Some(format!("{name}::{}", self.source_type)) };
+        let cast =
+            if self.mirror_type == self.source_type { None } else { Some(format!("{name}::{}", self.source_type)) };
         match &self.collation {
             Some(collation) if !self.is_collated_in_mirror() => {
                 Some(format!("({}) COLLATE {collation}", cast.unwrap_or(name)))

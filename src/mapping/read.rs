@@ -36,8 +36,7 @@ pub(crate) async fn read_with_warnings(client: &Client, queries: &[(Entity, Stri
 /// One SELECT alone, of any shape: what the mapping makes of it, without asking for an entity's columns.
 #[cfg(test)]
 pub(super) async fn read_select(client: &Client, name: &str, query: &str) -> Result<(Plan, Vec<String>)> {
-    let select =
-        Select { entity: Entity::Posts, title: name.to_owned(), query: query.to_owned(), complete: false };
+    let select = Select { entity: Entity::Posts, title: name.to_owned(), query: query.to_owned(), complete: false };
     in_transaction(client, &[select]).await
 }
 
@@ -60,13 +59,15 @@ async fn in_transaction(client: &Client, selects: &[Select]) -> Result<(Plan, Ve
         )));
     }
     client.batch_execute("BEGIN").await.context("begin")?;
-    let result = Reader::new(client, selects).await;
-    let result = match result {
+    let result = match Reader::new(client, selects).await {
         Ok(reader) => reader.read().await,
         Err(error) => Err(error),
     };
-    client.batch_execute("ROLLBACK").await.context("roll back")?;
-    result
+    let rolled_back = client.batch_execute("ROLLBACK").await.context("roll back");
+    // Where the session itself broke, what it broke at says more than that it cannot roll back.
+    let read = result?;
+    rolled_back?;
+    Ok(read)
 }
 
 /// The work inside the transaction.
@@ -151,7 +152,8 @@ impl<'a> Reader<'a> {
         check::names(&outputs)?;
         if select.complete {
             check::columns(select.entity, &outputs)?;
-            warnings.extend(check::joins(select.entity, &parsed).into_iter().map(|warning| format!("{title} {warning}")));
+            warnings
+                .extend(check::joins(select.entity, &parsed).into_iter().map(|warning| format!("{title} {warning}")));
         }
         let canonical = canonical.trim().trim_end_matches(';').to_owned();
         Ok(Reading { select, canonical, outputs, parsed, uses })

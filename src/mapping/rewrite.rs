@@ -131,7 +131,9 @@ fn resolve<'f>(facts: &'f Facts, statement: &Statement, reference: &Reference) -
         if is_cte {
             return Ok(None);
         }
-        return Err(Error::usage(format!("it reads pg_catalog.{name}; only tables of the application can be followed")));
+        return Err(Error::usage(format!(
+            "it reads pg_catalog.{name}; only tables of the application can be followed"
+        )));
     };
     let relation = facts
         .named(schema, name)
@@ -172,8 +174,10 @@ pub(super) fn tables(facts: &Facts, used: &[&Uses]) -> Result<Vec<Table>> {
         oids.extend(&uses.reads);
     }
     let whole: BTreeSet<u32> = used.iter().flat_map(|uses| uses.whole.iter().copied()).collect();
-    let mut tables: Vec<Table> =
-        oids.into_iter().map(|oid| table(facts, &facts.relations[&oid], whole.contains(&oid))).collect::<Result<_>>()?;
+    let mut tables: Vec<Table> = oids
+        .into_iter()
+        .map(|oid| table(facts, &facts.relations[&oid], whole.contains(&oid)))
+        .collect::<Result<_>>()?;
     tables.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
     Ok(tables)
 }
@@ -328,8 +332,8 @@ impl Rewriter<'_> {
 
     /// Opens the hole, and carries the base's key out through every level.
     fn base(&self, edits: &mut Edits, parsed: &Parsed, base: &Reference, variant: Variant) -> Result<()> {
-        let relation = resolve(self.facts, &parsed.statement, base)?
-            .ok_or_else(|| parsed.statement.lost("the base table"))?;
+        let relation =
+            resolve(self.facts, &parsed.statement, base)?.ok_or_else(|| parsed.statement.lost("the base table"))?;
         let keys: Vec<String> = match &relation.definition {
             Some(definition) => {
                 let inner = view(relation, definition, true)?;
@@ -396,25 +400,42 @@ fn carry(edits: &mut Edits, level: &Level, keys: &[String], innermost: bool) {
     }
 }
 
-/// Where the id of a SELECT comes from: the column of the base table, or nothing where it is computed from the base row.
+/// The base table's column that is the SELECT's id, as an index into the mirror's columns; nothing where the id is computed
+/// from the base row, and the reason where it is not made of that row alone.
 pub(super) fn id_column(facts: &Facts, parsed: &Parsed, tables: &[Table]) -> Result<Option<usize>, String> {
-    let Origin::Column(name) = parsed.path.origin("id")? else { return Ok(None) };
-    let Some(base) = parsed.base() else { return Ok(None) };
-    let Some(relation) = resolve(facts, &parsed.statement, base).ok().flatten() else { return Ok(None) };
-    if let Some(definition) = &relation.definition {
-        // In a view on the way, the id is the view's column of that name.
-        let inner = view(relation, definition, true).map_err(|error| error.to_string())?;
-        return match inner.path.origin(&name)? {
-            Origin::Column(_) | Origin::Row => Ok(None),
-        };
-    }
-    let name = match base.columns.iter().position(|alias| *alias == name) {
-        Some(place) => relation.columns.get(place).map(|attribute| attribute.name.clone()),
-        None => Some(name),
+    let origin = origin(facts, parsed, "id")?;
+    let [name] = &origin.columns[..] else { return Ok(None) };
+    let Some(table) =
+        uses(facts, parsed).ok().and_then(|uses| tables.iter().find(|table| Some(table.oid) == uses.base))
+    else {
+        return Ok(None);
     };
-    let table = tables.iter().find(|table| table.oid == relation.oid);
-    let column = table.and_then(|table| table.columns.iter().position(|column| Some(&column.name) == name.as_ref()));
-    Ok(column.filter(|&index| table.is_some_and(|table| table.columns[index].is_stored())))
+    let column = table.columns.iter().position(|column| column.name == *name && column.is_stored());
+    Ok(column.filter(|_| origin.unchanged))
+}
+
+/// Follows an output through subqueries and views to the columns of the base table.
+fn origin(facts: &Facts, parsed: &Parsed, name: &str) -> Result<Origin, String> {
+    let mut found = parsed.path.origin(name)?;
+    let Some(base) = parsed.base() else { return Ok(found) };
+    let Some(relation) = resolve(facts, &parsed.statement, base).map_err(|error| error.to_string())? else {
+        return Ok(found);
+    };
+    for name in &mut found.columns {
+        let place = base.columns.iter().position(|alias| alias == name);
+        if let Some(attribute) = place.and_then(|place| relation.columns.get(place)) {
+            name.clone_from(&attribute.name);
+        }
+    }
+    let Some(definition) = &relation.definition else { return Ok(found) };
+    let inner = view(relation, definition, true).map_err(|error| error.to_string())?;
+    let mut below = Origin { columns: Vec::new(), unchanged: found.unchanged };
+    for name in &found.columns {
+        let deeper = origin(facts, &inner, name)?;
+        below.columns.extend(deeper.columns);
+        below.unchanged &= deeper.unchanged;
+    }
+    Ok(below)
 }
 
 /// Changes of a text, each at its place; applied at once, so that places stay what they are.

@@ -56,9 +56,7 @@ impl Plan {
             None => template.head.clone(),
         };
         let filter = match restriction {
-            Restriction::Ids if !by_column => {
-                " WHERE format('%s', \"portalhook row\".id) = ANY ($1::text[])"
-            }
+            Restriction::Ids if !by_column => " WHERE format('%s', \"portalhook row\".id) = ANY ($1::text[])",
             _ => "",
         };
         format!("SELECT (\"portalhook row\".*)::text FROM ({query}) AS \"portalhook row\"{filter}")

@@ -1,5 +1,8 @@
+mod checks;
+mod files;
 mod portals;
 mod selects;
+mod values;
 
 use tokio_postgres::{Client, NoTls};
 
@@ -60,8 +63,13 @@ async fn fill(client: &Client, plan: &Plan) {
 
 /// The one text column of a query's rows, sorted: a SELECT promises no order.
 async fn texts(client: &Client, query: &str) -> Vec<String> {
-    let mut rows: Vec<String> =
-        client.query(query, &[]).await.unwrap_or_else(|error| panic!("{error:?}: {query}")).iter().map(|row| row.get(0)).collect();
+    let mut rows: Vec<String> = client
+        .query(query, &[])
+        .await
+        .unwrap_or_else(|error| panic!("{error:?}: {query}"))
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     rows.sort();
     rows
 }

@@ -64,11 +64,7 @@ async fn fider_is_mapped_over_mirrors_as_over_its_tables() {
     assert_eq!(plan.id_lookup(posts), IdLookup::Integer);
     assert_eq!(posts.outputs[6].kind, ValueKind::TimestampTz);
     assert!(posts.reads.is_empty());
-    assert_eq!(
-        posts.any.tail.trim_end(),
-        " p",
-        "without the WHERE nothing follows the alias"
-    );
+    assert_eq!(posts.any.tail.trim_end(), " p", "without the WHERE nothing follows the alias");
 }
 
 #[tokio::test(flavor = "multi_thread")]

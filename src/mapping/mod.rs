@@ -2,8 +2,9 @@
 
 mod catalog;
 mod check;
+mod edits;
 pub(crate) mod file;
-mod layout;
+pub(crate) mod layout;
 mod path;
 pub(crate) mod plan;
 mod prove;
@@ -12,6 +13,7 @@ pub(crate) mod record;
 mod rewrite;
 pub(crate) mod select;
 mod syntax;
+mod uses;
 pub(crate) mod value;
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use tokio_postgres::Client;
 use super::catalog::{self, Dependencies, Facts, ViewColumn};
 use super::layout::{MIRROR_SCHEMA, quote};
 use super::plan::{Entity, EntityPlan, Output, Plan, Table};
-use super::rewrite::{self, Parsed, Rewriter, Uses};
+use super::rewrite::{self, Rewriter};
 use super::select::Variant;
+use super::uses::{self, Parsed, Uses};
 use super::{check, prove, syntax};
 use crate::error::{Context, Error, Result};
 
@@ -108,7 +109,7 @@ impl<'a> Reader<'a> {
             readings.push(reading.map_err(|error| named(select, &error))?);
         }
         let uses: Vec<&Uses> = readings.iter().map(|reading| &reading.uses).collect();
-        let tables = rewrite::tables(&facts, &uses)?;
+        let tables = uses::tables(&facts, &uses)?;
         prove::mirrors(self.client, &self.schema, &tables).await?;
         let mut entities = Vec::new();
         for reading in &readings {
@@ -146,9 +147,9 @@ impl<'a> Reader<'a> {
         let title = &select.title;
         warnings.extend(check::dependencies(facts, &all)?.into_iter().map(|warning| format!("{title} {warning}")));
         let parsed = Parsed::of(&canonical)?;
-        let calls = rewrite::builtin_calls(&parsed.statement);
+        let calls = check::builtin_calls(&parsed.statement);
         check::syntax(facts, &parsed, &catalog::volatile_builtins(self.client, &calls).await?)?;
-        let uses = rewrite::uses(facts, &parsed)?;
+        let uses = uses::uses(facts, &parsed)?;
         check::names(&outputs)?;
         if select.complete {
             check::columns(select.entity, &outputs)?;

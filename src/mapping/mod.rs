@@ -2,6 +2,7 @@
 
 mod catalog;
 mod check;
+mod columns;
 mod edits;
 pub(crate) mod file;
 pub(crate) mod layout;

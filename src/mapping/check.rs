@@ -41,10 +41,9 @@ pub(super) fn columns(entity: Entity, outputs: &[ViewColumn]) -> Result<()> {
 /// No output has a name of the kind that our own columns have.
 pub(super) fn names(outputs: &[ViewColumn]) -> Result<()> {
     match outputs.iter().find(|output| output.name.starts_with("portalhook")) {
-        Some(output) => Err(Error::usage(format!(
-            "it has a column {}; names that begin with portalhook are ours",
-            output.name
-        ))),
+        Some(output) => {
+            Err(Error::usage(format!("it has a column {}; names that begin with portalhook are ours", output.name)))
+        }
         None => Ok(()),
     }
 }

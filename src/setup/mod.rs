@@ -111,7 +111,7 @@ async fn settle_mapping(
     mapping::store(admin, chosen, script).await?;
     let before = match standing {
         Standing::Stale { replaced, .. } => replaced.as_deref(),
-        Standing::Whole | Standing::Nothing { .. } => None,
+        Standing::Whole | Standing::Reworded | Standing::Nothing { .. } => None,
     };
     mapping::grant(admin, server, role, &chosen.plan, before, script).await
 }

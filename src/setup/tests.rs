@@ -94,6 +94,7 @@ fn assert_mirrors_equal(server: &Throwaway) {
 async fn fider_is_recognised_and_set_up_once() {
     let server = application(FIDER);
     let first = report(&options(&server)).await.expect("setup");
+    eprintln!("{first}");
     assert!(first.contains("preset fider, whose tables are here"), "{first}");
     assert_mirrors_equal(&server);
     assert_eq!(
@@ -231,7 +232,8 @@ async fn the_applications_migrations_pass_as_if_we_were_not_there() {
     report(&with_views).await.expect("setup");
     assert_eq!(lines(&server, "SELECT mood, short FROM portalhook.posts WHERE id = '1'"), ["good|x"]);
     for sql in [
-        "ALTER TABLE posts ALTER COLUMN title TYPE text",
+        "ALTER TABLE users ALTER COLUMN email TYPE text",
+        "ALTER TABLE posts ALTER COLUMN status TYPE bigint",
         "ALTER TABLE posts ALTER COLUMN id TYPE bigint",
         "ALTER TABLE users RENAME COLUMN name TO full_name",
         "ALTER TABLE posts DROP COLUMN mood, DROP COLUMN short",
@@ -319,14 +321,19 @@ async fn a_setup_that_was_interrupted_is_mended_by_the_next() {
 #[tokio::test]
 async fn a_copy_that_fails_leaves_no_slot_and_no_mirror() {
     let server = application(FIDER);
-    // Evaluated when counting: fails on the data, not on the SELECT.
+    server
+        .psql(
+            "portal",
+            "CREATE FUNCTION boom(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RAISE 'no such luck'; END $$",
+        )
+        .expect("function");
     let views = include_str!("../../tests/portals/fider/views.sql")
-        .replace("p.user_id   AS author", "100 / (p.id - 1) AS author");
+        .replace("p.user_id   AS author", "public.boom(p.user_id) AS author");
     let file = tempfile::NamedTempFile::new().expect("file");
     std::fs::write(file.path(), views).expect("write");
     let failing = Options { views: file.path().to_str().map(str::to_owned), ..options(&server) };
-    let error = report(&failing).await.expect_err("division by zero");
-    assert!(format!("{error:?}").contains("division by zero"), "{error:?}");
+    let error = report(&failing).await.expect_err("raised");
+    assert!(format!("{error:?}").contains("no such luck"), "{error:?}");
     assert_eq!(lines(&server, "SELECT count(*) FROM pg_replication_slots"), ["0"]);
     assert_eq!(lines(&server, "SELECT count(*) FROM portalhook.checkpoint"), ["0"]);
     assert_eq!(
@@ -336,6 +343,87 @@ async fn a_copy_that_fails_leaves_no_slot_and_no_mirror() {
     report(&Options { views: Some("fider".to_owned()), ..options(&server) })
         .await
         .expect("and with a good mapping it works");
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_evaluated_stops_nobody_and_counts_as_not_live() {
+    let server = application(FIDER);
+    server
+        .psql(
+            "portal",
+            "INSERT INTO posts (id, tenant_id, number, title, slug, description, user_id, status, is_approved, language, created_at)
+             VALUES (2, 1, 2, 'Two', 'two', 'd', 2, 0, true, 'english', now())",
+        )
+        .expect("second post");
+    let views =
+        include_str!("../../tests/portals/fider/views.sql").replace("p.title,", "(100 / (p.id - 1))::text AS title,");
+    let file = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(file.path(), views).expect("write");
+    let failing = Options { views: file.path().to_str().map(str::to_owned), ..options(&server) };
+    report(&failing).await.expect("setup");
+    assert_eq!(
+        lines(
+            &server,
+            "SELECT concat_ws(' ', user_id, posts, votes, comments, comment_votes) FROM portalhook_mirror.counters ORDER BY 1"
+        ),
+        ["1 0 1 0 0", "2 1 1 0 0", "3 0 0 1 0"]
+    );
+    assert_eq!(
+        lines(
+            &server,
+            "SELECT entity, table_name, key, sqlstate, message, lsn = (SELECT lsn FROM portalhook.checkpoint) FROM portalhook.row_failures"
+        ),
+        ["posts|public.posts|1|22012|division by zero|t"]
+    );
+}
+
+#[tokio::test]
+async fn another_wording_of_the_same_mapping_needs_no_copy() {
+    let server = application(FIDER);
+    report(&options(&server)).await.expect("setup");
+    server
+        .psql("portal", "UPDATE portalhook.mapping SET query = query || ' -- says why' WHERE entity = 'posts'")
+        .expect("comment");
+    let said = report(&options(&server)).await.expect("again");
+    assert!(said.contains("already there, and the mirror with it"), "{said}");
+    assert_eq!(lines(&server, "SELECT count(*) FROM portalhook.plan WHERE plan::text LIKE '%says why%'"), ["1"]);
+    assert_eq!(lines(&server, "SELECT id FROM portalhook.posts"), ["1"]);
+}
+
+#[tokio::test]
+async fn an_owner_who_is_no_superuser_can_set_up_and_so_can_a_role_that_is_everything() {
+    let server = Throwaway::start(&[]).expect("start");
+    server
+        .psql("postgres", "CREATE ROLE owner LOGIN; CREATE ROLE portalhook LOGIN; CREATE DATABASE portal OWNER owner")
+        .expect("roles");
+    for script in FIDER {
+        server
+            .psql("portal", &format!("GRANT ALL ON SCHEMA public TO owner; SET ROLE owner; {script}"))
+            .expect("application");
+    }
+    let mut options = options(&server);
+    options.admin_url = Some(server.url("owner", "portal"));
+    let error = report(&options).await.expect_err("the role may not replicate yet");
+    assert!(format!("{error:?}").contains("ALTER ROLE \"portalhook\" LOGIN REPLICATION"), "{error:?}");
+    server.psql("postgres", "ALTER ROLE portalhook REPLICATION").expect("replication");
+    let error = report(&options).await.expect_err("nor is the owner a member");
+    assert!(error.to_string().contains("GRANT \"portalhook\" TO"), "{error}");
+    server.psql("postgres", "GRANT portalhook TO owner").expect("membership");
+    report(&options).await.expect("setup");
+    assert_mirrors_equal(&server);
+    server.psql("portal", "SET ROLE owner; INSERT INTO portalhook.endpoints (url) VALUES ('https://a.x/'); SELECT * FROM portalhook.pending, portalhook.votes").expect("operate");
+    let second = report(&options).await.expect("again");
+    assert_eq!(changes(&second), ["server", "grants", "grants", "done"], "{second}");
+    // As superuser over the same database, and as one role that is everything.
+    server.psql("postgres", "CREATE DATABASE alone").expect("database");
+    for script in FIDER {
+        server.psql("alone", script).expect("application");
+    }
+    options.url = server.url(Throwaway::SUPERUSER, "alone");
+    options.admin_url = None;
+    report(&options).await.expect("alone");
+    let second = report(&options).await.expect("again");
+    assert_eq!(changes(&second), ["server", "grants", "grants", "done"], "{second}");
 }
 
 #[tokio::test]

@@ -169,7 +169,11 @@ async fn copy(client: &Client, table: &Table, progress: &mut (dyn FnMut(String) 
 }
 
 /// Waits for a statement, and says what it is about while it takes long: after a second, then every five.
-async fn patiently<T>(work: impl Future<Output = T>, progress: &mut (dyn FnMut(String) + Send), what: &str) -> T {
+pub(crate) async fn patiently<T>(
+    work: impl Future<Output = T>,
+    progress: &mut (dyn FnMut(String) + Send),
+    what: &str,
+) -> T {
     tokio::pin!(work);
     let started = Instant::now();
     let mut wait = PATIENCE;

@@ -8,7 +8,7 @@ use super::server::Server;
 use crate::capture::slot::{self, Slot};
 use crate::error::{Context as _, Result};
 use crate::mapping::plan::Plan;
-use crate::mirror::copy::{FirstCopy, store_plan};
+use crate::mirror::copy::{FirstCopy, patiently, store_plan};
 use crate::session::Database;
 
 /// What stands there already.
@@ -166,9 +166,10 @@ impl Beginning<'_> {
     }
 
     async fn copy(&self, client: &Client, copy: &FirstCopy<'_>, script: &mut Script<'_>) -> Result<()> {
-        let exported = slot::create(self.database, self.slot).await?;
-        let point = exported.consistent_point;
         let mut progress = |line: String| eprintln!("portalhook: {line}");
+        let waiting = "creating the replication slot: waits for every transaction of the server that is writing";
+        let exported = patiently(slot::create(self.database, self.slot), &mut progress, waiting).await?;
+        let point = exported.consistent_point;
         let copied = match copy.run(client, &exported.snapshot, point, &mut progress).await {
             Ok(copied) => copied,
             Err(error) => {

@@ -1,19 +1,54 @@
 //! portalhook: committed changes of a feedback portal's PostgreSQL as signed webhooks, exact at any lag.
 
+mod advance;
 mod capture;
 mod change;
 mod cli;
+mod config;
+mod daemon;
+mod deliver;
 mod error;
+mod event;
+mod failpoint;
+mod ledger;
+mod log;
 mod lsn;
 mod mapping;
 mod mirror;
 mod pgoutput;
+mod route;
 mod session;
 mod setup;
 mod throwaway;
 mod xid;
 
-fn main() {}
+use std::process::ExitCode;
+
+use crate::error::{Context as _, Result};
+
+fn main() -> ExitCode {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(exit) => {
+            exit.print();
+            return ExitCode::from(exit.code);
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Debug is the whole chain on one line.
+            eprintln!("portalhook: {error:?}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: cli::Cli) -> Result<()> {
+    let config = config::load(cli.settings.config.as_deref(), std::env::vars(), &cli.settings.flags())?;
+    log::install(&config.log, std::env::var("PORTALHOOK_LOG").ok().as_deref())?;
+    tokio::runtime::Runtime::new().context("start the runtime")?.block_on(cli.command.run(config))
+}
 
 #[cfg(test)]
 mod tests {

@@ -64,6 +64,8 @@ impl Throwaway {
 
     /// Starts the server again after `stop` or `kill`.
     pub(crate) fn launch(&mut self) -> io::Result<()> {
+        // Said before it is so: a Ctrl-C ends pg_ctl, but not the server that it has just started.
+        self.running = true;
         done(
             self.command("pg_ctl")
                 .args(["start", "--wait", "--silent", "--pgdata"])
@@ -79,9 +81,7 @@ impl Throwaway {
                     stdout: Vec::new(),
                     stderr: fs::read(self.log()).unwrap_or_default(),
                 })?,
-        )?;
-        self.running = true;
-        Ok(())
+        )
     }
 
     /// Stops the server: `fast` disconnects clients and shuts down in order, `immediate` is a crash.

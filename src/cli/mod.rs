@@ -1,3 +1,202 @@
-//! The command line.
+//! The command line: what the commands are called, what they say about themselves, and how they end.
 
-pub(crate) mod setup;
+mod demo;
+mod run;
+mod setup;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+/// Turns committed changes of a feedback portal's PostgreSQL into signed webhooks.
+///
+/// `portalhook demo` shows everything on a throw-away PostgreSQL.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Settings come from the configuration file, then from variables (PORTALHOOK_DATABASE__URL for database.url),
+then from flags; later wins. PORTALHOOK_LOG filters the log (portalhook=debug).
+
+Exit codes: 0 done, 64 wrong usage or configuration, 69 the database cannot be reached, 1 anything else.";
+
+/// Where settings come from, the same for every command.
+#[derive(Args, Debug)]
+pub(crate) struct Settings {
+    /// The configuration file [default: /etc/portalhook/portalhook.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The database, and the role that the daemon works as: short for --set database.url=URL
+    ///
+    /// Other users of this machine can read a password given here; better put it into the configuration file.
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Sets one setting, such as deliver.timeout=5s; lists are comma-separated
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// The settings given as flags.
+    pub(crate) fn flags(&self) -> Vec<(String, String)> {
+        let mut flags = self.set.clone();
+        flags.extend(self.database_url.iter().map(|url| ("database.url".to_owned(), url.clone())));
+        flags
+    }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as deliver.timeout=5s")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Prepare a database: role, schemas, mapping, mirror, publication, slot; safe to run again
+    Setup(setup::Setup),
+    /// Run the daemon: read the stream, record events, deliver them
+    Run,
+    /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
+    ///
+    /// Needs an installed PostgreSQL server, no configuration and no rights. Ends by itself within a minute and leaves
+    /// nothing behind.
+    Demo,
+}
+
+impl Command {
+    pub(crate) async fn run(self, config: Config) -> Result<()> {
+        match self {
+            Self::Setup(setup) => {
+                let url = config.database.url()?.expose().to_owned();
+                setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await
+            }
+            Self::Run => run::run(&config, shutdown()?).await,
+            Self::Demo => demo::run(shutdown()?).await,
+        }
+    }
+}
+
+/// How a command line ended before a command began: what to print, and the exit code.
+pub(crate) struct Exit {
+    pub(crate) code: u8,
+    pub(crate) error: clap::Error,
+}
+
+/// Reads the command line; `--help`, `--version` and wrong usage end here.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
+    Cli::try_parse_from(arguments).map_err(|error| Exit { code: if error.use_stderr() { 64 } else { 0 }, error })
+}
+
+impl Exit {
+    /// Help goes to stdout as it is; wrong usage says why on one line.
+    pub(crate) fn print(&self) {
+        use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as NoCommand;
+        if self.code == 0 || self.error.kind() == NoCommand {
+            // Nobody is left to tell when the terminal is gone.
+            drop(self.error.print());
+        } else {
+            eprintln!("portalhook: {} (see portalhook --help)", one_line(&self.error.to_string()));
+        }
+    }
+}
+
+/// clap's message without its usage: "unexpected argument '--foo' found; tip: …".
+fn one_line(message: &str) -> String {
+    let said = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let said = said.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let mut text = String::new();
+    for line in said {
+        let line = line.strip_prefix("error: ").unwrap_or(line);
+        let between = match text.chars().last() {
+            None => "",
+            Some(':') => " ",
+            Some(_) => "; ",
+        };
+        text.push_str(between);
+        text.push_str(line);
+    }
+    text
+}
+
+/// Resolves when the process is asked to end: SIGTERM, Ctrl-C, or the terminal is gone. The signals are caught from
+/// this call on, so that none that comes before the future is polled is lost.
+fn shutdown() -> Result<impl Future<Output = ()>> {
+    let listen = |kind| signal(kind).map_err(|error| Error::failed(format!("catch signals: {error}")));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Cli, Exit> {
+        parse(std::iter::once("portalhook").chain(arguments.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_exits_64_and_help_0() {
+        for (arguments, code) in [
+            (&["--help"][..], 0),
+            (&["--version"], 0),
+            (&["demo", "--help"], 0),
+            (&[], 64),
+            (&["dance"], 64),
+            (&["demo", "--loud"], 64),
+            (&["demo", "--set", "deliver.timeout"], 64),
+        ] {
+            assert_eq!(parsed(arguments).err().map(|exit| exit.code), Some(code), "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told_on_one_line() {
+        for (arguments, start) in [
+            (&["dmeo"][..], "unrecognized subcommand 'dmeo'; tip: a similar subcommand exists: 'demo'"),
+            (&["demo", "--loud"], "unexpected argument '--loud' found"),
+            (&["demo", "--set", "x"], "invalid value 'x' for '--set <KEY=VALUE>': expected KEY=VALUE"),
+        ] {
+            let exit = parsed(arguments).err().expect("refused");
+            let line = one_line(&exit.error.to_string());
+            assert!(line.starts_with(start) && !line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_stand_before_or_after_the_command() {
+        let cli =
+            parsed(&["--set", "log.level=debug", "demo", "--database-url", "postgres://a@b/c"]).ok().expect("valid");
+        assert_eq!(
+            cli.settings.flags(),
+            [("log.level", "debug"), ("database.url", "postgres://a@b/c")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
+    }
+}

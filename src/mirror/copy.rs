@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::counters;
+use super::{count, counters};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::layout::{literal, quote};
@@ -63,7 +63,7 @@ impl FirstCopy<'_> {
             sql.extend([table.create_sql(), copy_sql(table), analyze_sql(table)]);
         }
         sql.extend(self.plan.id_indexes());
-        sql.extend([counters::CREATE.to_owned(), counters::count_sql(self.plan), ROUTES.to_owned()]);
+        sql.extend([counters::CREATE.to_owned(), count::count_sql(self.plan), ROUTES.to_owned()]);
         sql
     }
 
@@ -91,8 +91,8 @@ impl FirstCopy<'_> {
     /// Counts in one statement; if a row's data makes that fail, row by row.
     async fn count(&self, client: &Client, lsn: Lsn, progress: &mut (dyn FnMut(String) + Send)) -> Result<()> {
         client.batch_execute("SAVEPOINT counting").await.context("set a savepoint")?;
-        let count = counters::count_sql(self.plan);
-        let Err(error) = patiently(client.batch_execute(&count), progress, "counters").await else { return Ok(()) };
+        let in_one = count::count_sql(self.plan);
+        let Err(error) = patiently(client.batch_execute(&in_one), progress, "counters").await else { return Ok(()) };
         let of_a_row = |code: &SqlState| ["21", "22", "23"].iter().any(|class| code.code().starts_with(class));
         if !error.code().is_some_and(of_a_row) {
             return Err(error).context("count in one statement");
@@ -100,7 +100,7 @@ impl FirstCopy<'_> {
         let problem = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
         progress(format!("a row cannot be evaluated ({problem}): counting row by row"));
         client.batch_execute("ROLLBACK TO counting").await.context("go back to the savepoint")?;
-        for sql in counters::count_one_by_one_sql(self.plan, &lsn.to_string()) {
+        for sql in count::count_one_by_one_sql(self.plan, &lsn.to_string()) {
             patiently(client.batch_execute(&sql), progress, "counters").await.context("count row by row")?;
         }
         Ok(())

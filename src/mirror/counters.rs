@@ -1,8 +1,12 @@
-//! What each user has done, counted: live posts, votes, comments, and votes for comments.
+//! Per-user counters: rows of the mirror that follow the events.
 
-use crate::mapping::layout::{literal, quote};
-use crate::mapping::plan::{Entity, Plan};
-use crate::mapping::select::Variant;
+use std::collections::{HashMap, HashSet};
+
+use super::array::TextArray;
+use super::prepared::Prepared;
+use crate::error::Result;
+use crate::event::body::Counters;
+use crate::mapping::plan::Entity;
 
 /// Updated with every vote: room on the page keeps the updates off the index.
 pub(crate) const CREATE: &str = "CREATE TABLE portalhook_mirror.counters (
@@ -10,75 +14,74 @@ pub(crate) const CREATE: &str = "CREATE TABLE portalhook_mirror.counters (
     comments bigint NOT NULL DEFAULT 0, comment_votes bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 70)";
 
-/// Which column of an entity says whose it is.
-const COUNTED: [(Entity, &str); 4] = [
-    (Entity::Posts, "author"),
-    (Entity::Votes, "voter"),
-    (Entity::Comments, "author"),
-    (Entity::CommentVotes, "voter"),
-];
+const READ: &str = "SELECT user_id, posts, votes, comments, comment_votes FROM portalhook_mirror.counters \
+                    WHERE user_id = ANY ($1::text[])";
 
-/// Counts all live rows of the mirror.
-pub(crate) fn count_sql(plan: &Plan) -> String {
-    let live: Vec<String> =
-        COUNTED.iter().filter_map(|(entity, column)| live_sql(plan, *entity, column, None)).collect();
-    let counts = COUNTED.map(|(entity, _)| format!("count(*) FILTER (WHERE entity = '{}')", entity.name()));
-    format!(
-        "INSERT INTO portalhook_mirror.counters (user_id, posts, votes, comments, comment_votes)
-SELECT user_id, {} FROM (
-    {}
-) AS live GROUP BY user_id",
-        counts.join(", "),
-        live.join("\n    UNION ALL ")
-    )
+const WRITE: &str = "INSERT INTO portalhook_mirror.counters (user_id, posts, votes, comments, comment_votes) \
+                     SELECT * FROM unnest($1::text[], $2::int8[], $3::int8[], $4::int8[], $5::int8[]) \
+                     ON CONFLICT (user_id) DO UPDATE SET posts = excluded.posts, votes = excluded.votes, \
+                     comments = excluded.comments, comment_votes = excluded.comment_votes";
+
+/// How many users are remembered between group commits.
+const REMEMBERED: usize = 50_000;
+
+/// The counters of the users that the stream is about, as of the batch in hand.
+#[derive(Default)]
+pub(crate) struct CounterRows {
+    known: HashMap<Box<str>, Counters>,
+    dirty: HashSet<Box<str>>,
 }
 
-/// The same row by row, where a row's data makes the mapping fail (SQLSTATE class 21, 22, 23): such a row counts as not live, and goes
-/// into `portalhook.row_failures`. A statement for each entity; `lsn` is the position of the copy.
-pub(crate) fn count_one_by_one_sql(plan: &Plan, lsn: &str) -> Vec<String> {
-    COUNTED
-        .iter()
-        .filter_map(|(entity, column)| {
-            let query = live_sql(plan, *entity, column, Some("ctid = $1"))?;
-            let table = &plan.tables[plan.entity(*entity)?.base?];
-            let key: Vec<String> = table.key.iter().map(|&index| quote(&table.columns[index].name)).collect();
-            let counter = entity.name();
-            let body = format!(
-                "DECLARE
-    one record;
-BEGIN
-    FOR one IN SELECT ctid AS place, concat_ws(',', {key}) AS key FROM {mirror} LOOP
-        BEGIN
-            EXECUTE {count} USING one.place;
-        EXCEPTION WHEN cardinality_violation OR data_exception OR integrity_constraint_violation THEN
-            INSERT INTO portalhook.row_failures (lsn, entity, table_name, key, sqlstate, message)
-            VALUES ({lsn}, '{counter}', {table}, one.key, SQLSTATE, SQLERRM);
-        END;
-    END LOOP;
-END",
-                key = key.join(", "),
-                mirror = table.mirror_name(),
-                count = literal(&format!(
-                    "INSERT INTO portalhook_mirror.counters AS c (user_id, {counter}) SELECT user_id, 1 FROM ({query}) AS live
-                     ON CONFLICT (user_id) DO UPDATE SET {counter} = c.{counter} + 1"
-                )),
-                lsn = literal(lsn),
-                table = literal(&format!("{}.{}", table.schema, table.name)),
-            );
-            Some(format!("DO {}", literal(&body)))
-        })
-        .collect()
-}
+impl CounterRows {
+    /// Reads what is not known yet.
+    pub(crate) async fn load(&mut self, sql: &Prepared<'_>, users: impl Iterator<Item = &str>) -> Result<()> {
+        let missing: HashSet<&str> = users.filter(|user| !self.known.contains_key(*user)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let ids: TextArray = missing.iter().copied().collect();
+        for row in sql.query("read counters", READ, &[&ids]).await? {
+            let user: &str = row.get(0);
+            let counters =
+                Counters { posts: row.get(1), votes: row.get(2), comments: row.get(3), comment_votes: row.get(4) };
+            self.known.insert(user.into(), counters);
+        }
+        for user in missing {
+            self.known.entry(user.into()).or_default();
+        }
+        Ok(())
+    }
 
-/// Whose each live row of an entity is, as the text by which users are found.
-fn live_sql(plan: &Plan, entity: Entity, column: &str, condition: Option<&str>) -> Option<String> {
-    let outputs = &plan.entity(entity)?.outputs;
-    let place = outputs.iter().position(|output| output.name == column)?;
-    let name = entity.name();
-    let (query, names) = plan.rows_where(entity, Variant::Live, condition)?;
-    // The whole row is evaluated: one that cannot be is not live, whichever column it is.
-    Some(format!(
-        "SELECT '{name}' AS entity, format('%s', o{place}) AS user_id FROM ({query}) AS q ({names})
-     WHERE (q.*)::text IS NOT NULL AND o{place} IS NOT NULL"
-    ))
+    pub(crate) fn get(&self, user: &str) -> Counters {
+        self.known.get(user).copied().unwrap_or_default()
+    }
+
+    /// Counts a live row that came (+1) or went (-1); the user must be loaded.
+    pub(crate) fn add(&mut self, user: &str, entity: Entity, by: i64) {
+        self.known.entry(user.into()).or_default().add(entity, by);
+        if !self.dirty.contains(user) {
+            self.dirty.insert(user.into());
+        }
+    }
+
+    /// Writes what changed, once in a group commit.
+    pub(crate) async fn write(&mut self, sql: &Prepared<'_>) -> Result<()> {
+        if self.dirty.is_empty() {
+            return Ok(());
+        }
+        // Sorted, so that two writers could never lock rows crosswise.
+        let mut users: Vec<Box<str>> = self.dirty.drain().collect();
+        users.sort();
+        let all: Vec<Counters> = users.iter().map(|user| self.get(user)).collect();
+        let ids: TextArray = users.iter().map(AsRef::as_ref).collect();
+        let column = |pick: fn(&Counters) -> i64| all.iter().map(pick).collect::<Vec<i64>>();
+        let (posts, votes) = (column(|counters| counters.posts), column(|counters| counters.votes));
+        let (comments, comment_votes) =
+            (column(|counters| counters.comments), column(|counters| counters.comment_votes));
+        sql.execute("write counters", WRITE, &[&ids, &posts, &votes, &comments, &comment_votes]).await?;
+        if self.known.len() > REMEMBERED {
+            self.known.clear();
+        }
+        Ok(())
+    }
 }

@@ -1,0 +1,13 @@
+//! portalhook against a real PostgreSQL and real HTTP receivers, as an operator runs it: the built binary, `setup` with the
+//! owner's rights, `run` as the unprivileged role.
+
+mod applications;
+mod body;
+mod command_line;
+#[cfg(feature = "failpoints")]
+mod crashes;
+mod endpoints;
+mod rights;
+mod support;
+mod throughput;
+mod transactions;

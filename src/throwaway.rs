@@ -139,7 +139,7 @@ impl Throwaway {
     }
 
     /// One of the server's programs, run as a user that PostgreSQL accepts.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");

@@ -76,7 +76,7 @@ fn dies_at(point: &str) -> [Receiver; 2] {
 }
 
 /// One transaction after another until the daemon is gone; returns how many.
-fn play_until_it_ends(portal: &Portal, daemon: &mut crate::support::daemon::Daemon, point: &str) -> usize {
+fn play_until_it_ends(portal: &Portal, daemon: &mut crate::support::process::Process, point: &str) -> usize {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let player = scope.spawn(|| {

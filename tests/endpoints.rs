@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::portal::{Portal, SECRET, distinct};
-use crate::support::receiver::{Answer, Gate, Receiver};
+use crate::support::receiver::{Answer, Gate, Received, Receiver};
 use crate::support::verify::verify;
 
 fn vote(number: u32) -> String {
@@ -112,7 +112,7 @@ fn a_delivery_is_tried_again_with_the_same_bytes_until_it_is_accepted() {
     let _daemon = portal.run();
     portal.sql(&vote(1));
     let received = receiver.wait_for("five attempts", |received| received.len() >= 5);
-    assert_eq!(received.iter().map(|request| request.attempt()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(received.iter().map(Received::attempt).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     assert_eq!(distinct(&received).len(), 1, "the same id, sequence and bytes");
 }
 
@@ -186,7 +186,7 @@ fn an_event_of_a_post_waits_for_the_post_itself() {
     // The vote on the other post came last and is here: the vote on the held post is kept back, not just late.
     let held =
         receiver.wait_for("the vote on the other post", |received| received.iter().any(|one| one.sequence() == 3));
-    assert!(held.iter().all(|request| request.sequence() != 2), "a vote overtook its post");
+    assert!(held.iter().all(Received::sequence != 2), "a vote overtook its post");
     gate.open();
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.created 100", "vote.created 1", "vote.created 2"]);
 }

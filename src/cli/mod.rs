@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Turns committed changes of a feedback portal's PostgreSQL into signed webhooks.
 ///
 /// `portalhook demo` shows everything on a throw-away PostgreSQL.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -31,7 +31,7 @@ then from flags; later wins. PORTALHOOK_LOG filters the log (portalhook=debug).
 Exit codes: 0 done, 64 wrong usage or configuration, 69 the database cannot be reached, 1 anything else.";
 
 /// Where settings come from, the same for every command.
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub(crate) struct Settings {
     /// The configuration file [default: /etc/portalhook/portalhook.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
@@ -60,7 +60,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
     ///
@@ -172,7 +172,7 @@ mod tests {
             (&["demo", "--loud"], "unexpected argument '--loud' found"),
             (&["demo", "--set", "x"], "invalid value 'x' for '--set <KEY=VALUE>': expected KEY=VALUE"),
         ] {
-            let exit = parsed(arguments).err().expect("refused");
+            let Err(exit) = parsed(arguments) else { panic!("{arguments:?} is accepted") };
             let line = one_line(&exit.error.to_string());
             assert!(line.starts_with(start) && !line.contains('\n'), "{line}");
         }

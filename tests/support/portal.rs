@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use super::LIMIT;
 use super::cluster::Database;
-use super::daemon::{self, Daemon};
+use super::process::{self, Process};
 use super::receiver::{Received, Receiver, by_sequence, summary};
 use super::verify::verify;
 
@@ -70,7 +70,7 @@ impl Portal {
         std::fs::write(&file, views).expect("write the views");
         let (config, file) = (self.config().display().to_string(), file.display().to_string());
         let admin = self.database.owner_url();
-        daemon::output(&["--config", &config, "setup", "--admin-url", &admin, "--views", &file])
+        process::output(&["--config", &config, "setup", "--admin-url", &admin, "--views", &file])
     }
 
     fn config(&self) -> PathBuf {
@@ -117,19 +117,21 @@ impl Portal {
 
     /// Starts the daemon and waits until it reads the stream.
     #[track_caller]
-    pub(crate) fn run(&self) -> Daemon {
+    pub(crate) fn run(&self) -> Process {
         let daemon = self.spawn(&[]);
         daemon.wait_for_line("streaming");
         daemon
     }
 
     /// Starts the daemon and waits for nothing.
-    pub(crate) fn spawn(&self, variables: &[(&str, &str)]) -> Daemon {
-        Daemon::spawn(&self.config(), variables)
+    pub(crate) fn spawn(&self, variables: &[(&str, &str)]) -> Process {
+        let mut command = process::portalhook();
+        command.arg("--config").arg(self.config()).arg("run").envs(variables.iter().copied());
+        Process::start(command)
     }
 
     /// SIGKILL, keeping what the daemon said.
-    pub(crate) fn kill(&self, daemon: Daemon) {
+    pub(crate) fn kill(&self, daemon: Process) {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).extend(daemon.said());
         daemon.kill();
     }

@@ -6,6 +6,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use tokio_postgres::error::SqlState;
+
 /// `std::result::Result` with our error.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -40,6 +42,15 @@ impl Error {
         Self::new(Kind::Usage, context)
     }
 
+    /// An error with a cause that has no conversion of its own.
+    pub(crate) fn because(
+        kind: Kind,
+        context: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self { kind, context: context.into(), source: Some(source.into()) }
+    }
+
     /// Anything that is neither the operator's nor the network's fault.
     pub(crate) fn failed(context: impl Into<String>) -> Self {
         Self::new(Kind::Failed, context)
@@ -58,8 +69,15 @@ impl Error {
         }
     }
 
-    /// The SQLSTATE that PostgreSQL gave, if the chain holds one.
-    pub(crate) fn sqlstate(&self) -> Option<&tokio_postgres::error::SqlState> {
+    /// The SQLSTATE that PostgreSQL gave, if the chain holds one (on an SQL or on a replication connection).
+    pub(crate) fn sqlstate(&self) -> Option<&SqlState> {
+        let mut cause: Option<&(dyn StdError + 'static)> = self.source();
+        while let Some(error) = cause {
+            if let Some(refusal) = error.downcast_ref::<Refusal>() {
+                return Some(&refusal.code);
+            }
+            cause = error.source();
+        }
         self.postgres().map(tokio_postgres::error::DbError::code)
     }
 
@@ -91,15 +109,40 @@ impl<T> Context<T> for Result<T, Error> {
 impl<T> Context<T> for Result<T, tokio_postgres::Error> {
     fn context(self, context: impl Into<String>) -> Result<T> {
         self.map_err(|error| {
-            // No answer from a server, or one that ends the session (class 57: shutdown, crash), is a matter of waiting.
-            let away = error.as_db_error().is_none_or(|db| {
-                let code = db.code().code();
-                code.starts_with("08") || code.starts_with("57P") || code.starts_with("53")
-            });
-            let kind = if away { Kind::Unavailable } else { Kind::Failed };
+            // No answer from a server is a matter of waiting, too.
+            let kind = error.as_db_error().map_or(Kind::Unavailable, |db| kind_of(db.code()));
             Error { kind, context: context.into(), source: Some(Box::new(error)) }
         })
     }
+}
+
+impl<T> Context<T> for Result<T, Refusal> {
+    fn context(self, context: impl Into<String>) -> Result<T> {
+        self.map_err(|refusal| Error {
+            kind: kind_of(&refusal.code),
+            context: context.into(),
+            source: Some(Box::new(refusal)),
+        })
+    }
+}
+
+/// A server that ends the session (class 57P: shutdown, crash), has no room (53) or lost us (08) is a matter of waiting.
+fn kind_of(code: &SqlState) -> Kind {
+    let code = code.code();
+    if code.starts_with("08") || code.starts_with("57P") || code.starts_with("53") {
+        Kind::Unavailable
+    } else {
+        Kind::Failed
+    }
+}
+
+/// PostgreSQL's report of an error on a replication connection, where tokio-postgres does not speak for us.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}{}", hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default())]
+pub(crate) struct Refusal {
+    pub(crate) code: SqlState,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
 }
 
 impl<T> Context<T> for Result<T, std::io::Error> {

@@ -1,5 +1,6 @@
 //! portalhook: committed changes of a feedback portal's PostgreSQL as signed webhooks, exact at any lag.
 
+mod capture;
 mod change;
 mod cli;
 mod config;
@@ -7,7 +8,12 @@ mod error;
 mod log;
 mod lsn;
 mod mapping;
+mod mirror;
+mod pgoutput;
+mod session;
+mod setup;
 mod throwaway;
+mod xid;
 
 use std::process::ExitCode;
 

@@ -186,7 +186,7 @@ fn an_event_of_a_post_waits_for_the_post_itself() {
     // The vote on the other post came last and is here: the vote on the held post is kept back, not just late.
     let held =
         receiver.wait_for("the vote on the other post", |received| received.iter().any(|one| one.sequence() == 3));
-    assert!(held.iter().all(Received::sequence != 2), "a vote overtook its post");
+    assert!(held.iter().all(|request| request.sequence() != 2), "a vote overtook its post");
     gate.open();
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.created 100", "vote.created 1", "vote.created 2"]);
 }

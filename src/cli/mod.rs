@@ -1,6 +1,7 @@
 //! The command line: what the commands are called, what they say about themselves, and how they end.
 
 mod demo;
+mod setup;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -62,6 +63,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Setup(setup::Setup),
     /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
     ///
     /// Needs an installed PostgreSQL server, no configuration and no rights. Ends by itself within a minute and leaves
@@ -70,8 +72,12 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) async fn run(self, _config: Config) -> Result<()> {
+    pub(crate) async fn run(self, config: Config) -> Result<()> {
         match self {
+            Self::Setup(setup) => {
+                let url = config.database.url()?.expose().to_owned();
+                setup.run(url, config.capture.publication, config.capture.slot).await
+            }
             Self::Demo => demo::run(shutdown()?).await,
         }
     }
@@ -180,8 +186,9 @@ mod tests {
 
     #[test]
     fn flags_stand_before_or_after_the_command() {
-        let cli =
-            parsed(&["--set", "log.level=debug", "demo", "--database-url", "postgres://a@b/c"]).ok().expect("valid");
+        let Ok(cli) = parsed(&["--set", "log.level=debug", "demo", "--database-url", "postgres://a@b/c"]) else {
+            panic!("refused");
+        };
         assert_eq!(
             cli.settings.flags(),
             [("log.level", "debug"), ("database.url", "postgres://a@b/c")]

@@ -1,3 +1,19 @@
 //! The five SELECTs: read, checked, rewritten to read the mirror.
 
+mod catalog;
+mod check;
+mod columns;
+pub(crate) mod file;
+pub(crate) mod layout;
+mod path;
 pub(crate) mod plan;
+mod prove;
+pub(crate) mod read;
+pub(crate) mod record;
+mod rewrite;
+pub(crate) mod select;
+mod syntax;
+pub(crate) mod value;
+
+#[cfg(test)]
+mod tests;

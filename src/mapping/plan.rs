@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::layout::quote;
+
 /// What a mapping describes; the order is the order of events at one place of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -73,6 +75,36 @@ pub(crate) struct Column {
     /// A stored or virtual generated column is not in the stream: its expression over the other mirrored columns.
     /// Such a column is not stored in the mirror; the SELECTs compute it.
     pub(crate) generated: Option<String>,
+    /// The column's collation where it is not its type's own, qualified and quoted (`pg_catalog."C"`). The mirror's column
+    /// has it where it is PostgreSQL's own; otherwise the SELECTs apply it.
+    #[serde(default)]
+    pub(crate) collation: Option<String>,
+}
+
+impl Column {
+    /// Whether the mirror has this column: a generated one is computed when it is read.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.generated.is_none()
+    }
+
+    /// The expression that turns the mirror's value into the source's, where that is not the column itself.
+    pub(crate) fn cast(&self) -> Option<String> {
+        let name = quote(&self.name);
+        let cast =
+            if self.mirror_type == self.source_type { None } else { Some(format!("{name}::{}", self.source_type)) };
+        match &self.collation {
+            Some(collation) if !self.is_collated_in_mirror() => {
+                Some(format!("({}) COLLATE {collation}", cast.unwrap_or(name)))
+            }
+            _ => cast,
+        }
+    }
+
+    /// Whether the collation can stand in the mirror: nothing of ours may depend on a collation of the application.
+    pub(crate) fn is_collated_in_mirror(&self) -> bool {
+        self.mirror_type == self.source_type
+            && self.collation.as_deref().is_some_and(|collation| collation.starts_with("pg_catalog."))
+    }
 }
 
 /// How a value of a SELECT is written into a body.

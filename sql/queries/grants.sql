@@ -1,0 +1,26 @@
+-- What `portalhook run` needs, for the daemon's role ({role}, spliced as a quoted identifier), and why. SELECT on the mapped columns of the
+-- application comes on top, column by column. Idempotent; setup runs it whenever it runs.
+
+-- Its own schemas: mirrors, and the ledger's day partitions.
+GRANT USAGE ON SCHEMA portalhook TO {role};
+
+-- Where the stream stands, and what it takes in: written in every group commit.
+GRANT SELECT, INSERT, UPDATE ON portalhook.checkpoint, portalhook.plan TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.routes, portalhook.cursors TO {role};
+
+-- What was given up, what could not be evaluated: written, and pruned by retention.
+GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.settled_ranges, portalhook.row_failures TO {role};
+
+-- What operators did: read at its place in the stream, pruned afterwards. Only our triggers and functions write it.
+GRANT SELECT, DELETE ON portalhook.operations TO {role};
+
+-- Settings: read for each attempt. An endpoint that is gone (410, too many failures) is disabled with a reason.
+GRANT SELECT ON portalhook.endpoints, portalhook.secrets, portalhook.custom_events, portalhook.mapping TO {role};
+GRANT UPDATE (enabled, disabled_reason, disabled_at) ON portalhook.endpoints TO {role};
+
+-- A portal's secret is made when the first event is signed; `portalhook test` and `status` run as the daemon's role.
+GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.test(bigint), portalhook.prepare_partitions(date, int) TO {role};
+GRANT SELECT ON portalhook.recent_deliveries, portalhook.pending, portalhook.failures, portalhook.endpoint_health TO {role};
+
+-- Its version of the schema: a daemon refuses to run on one that it does not know.
+GRANT SELECT ON portalhook.migrations TO {role};

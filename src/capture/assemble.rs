@@ -1,0 +1,243 @@
+//! Messages → transactions: the relation cache, what a message means within its transaction, xids made wide. Pure.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::change::{Change, Relation, Row, Transaction, TupleData};
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::pgoutput::Message;
+use crate::xid;
+
+/// The prefix of our own logical messages; their content is the number of a row of `portalhook.operations`.
+const OPERATION_PREFIX: &str = "portalhook";
+
+/// A committed transaction and about how much memory it holds.
+pub(super) struct Assembled {
+    pub(super) transaction: Transaction,
+    pub(super) bytes: usize,
+}
+
+/// What has come of the stream so far.
+pub(super) struct Assembler {
+    /// Each table as its last Relation message described it.
+    relations: HashMap<u32, Arc<Relation>>,
+    open: Option<Open>,
+    /// The last transaction id, 64 bits.
+    xid: u64,
+    /// The end of the last transaction: commits only move forward.
+    end: Lsn,
+}
+
+/// A transaction between Begin and Commit.
+struct Open {
+    final_lsn: Lsn,
+    xid: u64,
+    changes: Vec<Change>,
+    bytes: usize,
+}
+
+impl Assembler {
+    /// `xid_reference` is any 64-bit transaction id from shortly before the stream begins.
+    pub(super) fn new(xid_reference: u64) -> Self {
+        Self { relations: HashMap::new(), open: None, xid: xid_reference, end: Lsn::ZERO }
+    }
+
+    /// Between Begin and Commit?
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Takes the stream's next message; a Commit gives the transaction, which may be without changes.
+    ///
+    /// # Errors
+    /// `Kind::Failed` where the messages contradict each other: the stream must not be trusted any further.
+    pub(super) fn take(&mut self, message: Message) -> Result<Option<Assembled>> {
+        match message {
+            Message::Begin { final_lsn, xid, .. } => {
+                if self.open.is_some() {
+                    return Err(contradiction("a transaction begins inside another"));
+                }
+                self.xid = xid::widen(xid, self.xid);
+                self.open = Some(Open { final_lsn, xid: self.xid, changes: Vec::new(), bytes: 0 });
+            }
+            Message::Commit { commit_lsn, end_lsn, commit_micros } => {
+                return self.commit(commit_lsn, end_lsn, commit_micros).map(Some);
+            }
+            Message::Relation(relation) => self.learn(relation),
+            Message::Insert { relation, new } => {
+                let relation = self.relation(relation, &[&new])?;
+                self.push(Change::Insert { relation, new })?;
+            }
+            Message::Update { relation, old, new } => {
+                let old = old.map(crate::pgoutput::OldRow::into_row);
+                let relation = match &old {
+                    Some(old) => self.relation(relation, &[old, &new])?,
+                    None => self.relation(relation, &[&new])?,
+                };
+                self.push(Change::Update { relation, old, new })?;
+            }
+            Message::Delete { relation, old } => {
+                let old = old.into_row();
+                let relation = self.relation(relation, &[&old])?;
+                self.push(Change::Delete { relation, old })?;
+            }
+            Message::Truncate { relations, .. } => {
+                let relations = relations.into_iter().map(|oid| self.relation(oid, &[])).collect::<Result<_>>()?;
+                self.push(Change::Truncate { relations })?;
+            }
+            Message::Logical { transactional: true, prefix, content, .. } if prefix == OPERATION_PREFIX => {
+                match std::str::from_utf8(&content).ok().and_then(|text| text.parse().ok()) {
+                    Some(number) => self.push(Change::Operation { number })?,
+                    None => tracing::debug!(?content, "a logical message of ours holds no number: ignored"),
+                }
+            }
+            // Other programs' messages; where a change was first made; the names of types (we know them by oid).
+            Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
+        }
+        Ok(None)
+    }
+
+    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn, commit_micros: i64) -> Result<Assembled> {
+        let Some(open) = self.open.take() else { return Err(contradiction("a commit without a transaction")) };
+        if open.final_lsn != commit_lsn {
+            return Err(contradiction("a transaction ends elsewhere than its beginning said"));
+        }
+        if end_lsn <= self.end {
+            return Err(contradiction("a transaction ends before the one that came earlier"));
+        }
+        self.end = end_lsn;
+        let transaction = Transaction { xid: open.xid, commit_lsn, end_lsn, commit_micros, changes: open.changes };
+        Ok(Assembled { transaction, bytes: open.bytes + size_of::<Transaction>() })
+    }
+
+    /// The server repeats a table's description; equal ones stay one, so that pointers tell tables apart.
+    fn learn(&mut self, relation: Relation) {
+        match self.relations.get(&relation.oid) {
+            Some(known) if **known == relation => {}
+            _ => {
+                self.relations.insert(relation.oid, Arc::new(relation));
+            }
+        }
+    }
+
+    /// A table that was described, if these rows have as many columns as it.
+    fn relation(&self, oid: u32, rows: &[&Row]) -> Result<Arc<Relation>> {
+        let relation =
+            self.relations.get(&oid).ok_or_else(|| contradiction("a change of a table that was not described"))?;
+        if rows.iter().any(|row| row.len() != relation.columns.len()) {
+            return Err(contradiction("a row has not as many columns as its table"));
+        }
+        Ok(Arc::clone(relation))
+    }
+
+    fn push(&mut self, change: Change) -> Result<()> {
+        let Some(open) = &mut self.open else { return Err(contradiction("a change outside of a transaction")) };
+        open.bytes += bytes(&change);
+        open.changes.push(change);
+        Ok(())
+    }
+}
+
+/// About how much memory a change holds.
+fn bytes(change: &Change) -> usize {
+    let row = |row: &Row| row.iter().map(cell).sum::<usize>();
+    size_of::<Change>()
+        + match change {
+            Change::Insert { new, .. } => row(new),
+            Change::Update { old, new, .. } => old.as_ref().map_or(0, row) + row(new),
+            Change::Delete { old, .. } => row(old),
+            Change::Truncate { relations } => relations.len() * size_of::<Arc<Relation>>(),
+            Change::Operation { .. } => 0,
+        }
+}
+
+fn cell(value: &TupleData) -> usize {
+    size_of::<TupleData>()
+        + match value {
+            TupleData::Text(text) => text.len(),
+            TupleData::Null | TupleData::UnchangedToast => 0,
+        }
+}
+
+fn contradiction(what: &str) -> Error {
+    Error::failed(format!("read the replication stream: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::change::ReplicaIdentity;
+
+    fn begin(lsn: u64, xid: u32) -> Message {
+        Message::Begin { final_lsn: Lsn(lsn), commit_micros: 0, xid }
+    }
+
+    fn commit(lsn: u64) -> Message {
+        Message::Commit { commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 8), commit_micros: 0 }
+    }
+
+    fn operation(transactional: bool, prefix: &str, content: &'static str) -> Message {
+        let content = Bytes::from_static(content.as_bytes());
+        Message::Logical { transactional, lsn: Lsn(1), prefix: prefix.to_owned(), content }
+    }
+
+    fn assemble(messages: Vec<Message>) -> Result<Vec<Transaction>> {
+        let mut assembler = Assembler::new(0x1_0000_0000);
+        let mut transactions = Vec::new();
+        for message in messages {
+            transactions.extend(assembler.take(message)?.map(|assembled| assembled.transaction));
+        }
+        Ok(transactions)
+    }
+
+    #[test]
+    fn only_our_transactional_numbers_are_operations() {
+        let messages = vec![
+            begin(10, 7),
+            operation(true, "portalhook", "42"),
+            operation(true, "portalhook", "-1"),
+            operation(true, "portalhook", "no number"),
+            operation(true, "another", "43"),
+            operation(false, "portalhook", "44"),
+            commit(10),
+        ];
+        let transactions = assemble(messages).expect("a transaction");
+        assert_eq!(transactions[0].changes, [Change::Operation { number: 42 }, Change::Operation { number: -1 }]);
+    }
+
+    #[test]
+    fn transaction_ids_cross_the_wraparound_in_both_directions() {
+        let messages =
+            vec![begin(10, u32::MAX), commit(10), begin(20, 3), commit(20), begin(30, u32::MAX - 1), commit(30)];
+        let xids: Vec<_> =
+            assemble(messages).expect("transactions").iter().map(|transaction| transaction.xid).collect();
+        assert_eq!(xids, [0xffff_ffff, 0x1_0000_0003, 0xffff_fffe]);
+    }
+
+    #[test]
+    fn refuses_a_stream_that_contradicts_itself() {
+        let row = vec![TupleData::Null];
+        let table = Relation {
+            oid: 5,
+            schema: "public".to_owned(),
+            name: "posts".to_owned(),
+            identity: ReplicaIdentity::Default,
+            columns: Vec::new(),
+        };
+        for (messages, why) in [
+            (vec![begin(1, 1), begin(2, 2)], "inside another"),
+            (vec![commit(1)], "without a transaction"),
+            (vec![begin(1, 1), commit(2)], "elsewhere"),
+            (vec![begin(9, 1), commit(9), begin(1, 2), commit(1)], "before the one"),
+            (vec![begin(1, 1), Message::Insert { relation: 5, new: row.clone() }], "not described"),
+            (vec![begin(1, 1), Message::Relation(table), Message::Insert { relation: 5, new: row }], "columns"),
+            (vec![operation(true, "portalhook", "1")], "outside"),
+        ] {
+            let error = assemble(messages).expect_err(why);
+            assert!(error.to_string().contains(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Reads a slot's stream for as long as it flows.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::assemble::{Assembled, Assembler};
+use super::channel::{Closed, Sender};
+use super::progress::{Positions, Progress};
+use crate::error::{Error, Kind, Result};
+use crate::lsn::Lsn;
+use crate::pgoutput::{Frame, Message};
+use crate::session::{Database, Replication, WalStream};
+
+/// The name in `pg_stat_replication`.
+const APPLICATION_NAME: &str = "portalhook capture";
+
+/// The longest time between two status updates.
+const FEEDBACK: Duration = Duration::from_secs(10);
+
+/// The shortest time between two that say something new.
+const NEWS: Duration = Duration::from_secs(1);
+
+/// Every status at `FEEDBACK` asks for an answer: a server that gives none for so long, and sends nothing else, is gone.
+/// Generous, since a server that decodes one large transaction of other tables may say nothing for minutes.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// Where to read from.
+#[derive(Clone, Debug)]
+pub(crate) struct Start {
+    pub(crate) slot: String,
+    pub(crate) publication: String,
+    /// Transactions that end here or earlier are known and are left out.
+    pub(crate) lsn: Lsn,
+    /// The 64-bit id of a transaction from shortly before.
+    pub(crate) xid_reference: u64,
+}
+
+/// Reads the slot's stream and hands on every transaction that has changes, in commit order, until `shutdown` is true
+/// (`Ok`: the server has heard what is confirmed, the slot is free) or something fails (the caller connects again).
+///
+/// `confirmed` is what the consumer has made durable; the slot never moves past a transaction that it has not.
+/// `streaming` is called once the server has accepted us. While `transactions` is full nothing is read, but status
+/// updates go on. The channel ends with this call: after a fault, start a new one from what is durable.
+///
+/// # Errors
+/// Those of `session::connect` and `Replication::start`; of the stream, SQLSTATE 42704 where a publication is missing.
+pub(crate) async fn run(
+    database: &Database,
+    start: &Start,
+    transactions: Sender,
+    mut confirmed: watch::Receiver<Lsn>,
+    positions: &Positions,
+    streaming: impl FnOnce(),
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<()> {
+    let (stream, interval) = tokio::select! {
+        biased;
+        () = told(&mut shutdown) => return Ok(()),
+        opened = open(database, start) => opened?,
+    };
+    streaming();
+    let mut reader = Reader::new(stream, start, transactions, positions, interval);
+    let ended = reader.read(&mut confirmed, &mut shutdown).await;
+    ended?;
+    reader.progress.durable(*confirmed.borrow_and_update());
+    reader.feedback(false)?;
+    reader.stream.finish().await
+}
+
+/// Connects and starts the stream; gives the time between status updates that this server needs.
+async fn open(database: &Database, start: &Start) -> Result<(WalStream, Duration)> {
+    // The server hangs up after `wal_sender_timeout` without a status, and one that asks for a status cannot be heard
+    // while the channel is full.
+    const TIMEOUT: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+    let mut connection = Replication::connect(database, APPLICATION_NAME).await?;
+    let rows = connection.query(TIMEOUT, "read wal_sender_timeout").await?;
+    let millis: Option<u64> = rows.into_iter().flatten().next().flatten().and_then(|setting| setting.parse().ok());
+    let interval = match millis {
+        Some(millis @ 1..) => FEEDBACK.min(Duration::from_millis(millis) / 4),
+        Some(0) | None => FEEDBACK,
+    };
+    Ok((connection.start(&start.slot, &start.publication, start.lsn).await?, interval))
+}
+
+/// Ends when shutdown is wanted; a sender that is gone wants it, too.
+async fn told(shutdown: &mut watch::Receiver<bool>) {
+    drop(shutdown.wait_for(|now| *now).await);
+}
+
+/// The state of one stream.
+struct Reader<'a> {
+    stream: WalStream,
+    start: Lsn,
+    transactions: Sender,
+    positions: &'a Positions,
+    assembler: Assembler,
+    progress: Progress,
+    /// A transaction for which there was no room: while it waits, nothing is read.
+    waiting: Option<Assembled>,
+    interval: Duration,
+    said: Instant,
+    said_confirmed: Lsn,
+    heard: Instant,
+}
+
+impl<'a> Reader<'a> {
+    fn new(
+        stream: WalStream,
+        start: &Start,
+        transactions: Sender,
+        positions: &'a Positions,
+        interval: Duration,
+    ) -> Self {
+        Self {
+            stream,
+            start: start.lsn,
+            transactions,
+            positions,
+            assembler: Assembler::new(start.xid_reference),
+            progress: Progress::new(start.lsn),
+            waiting: None,
+            interval,
+            said: Instant::now(),
+            said_confirmed: start.lsn,
+            heard: Instant::now(),
+        }
+    }
+
+    /// Reads until shutdown is wanted.
+    async fn read(&mut self, confirmed: &mut watch::Receiver<Lsn>, shutdown: &mut watch::Receiver<bool>) -> Result<()> {
+        self.progress.durable(*confirmed.borrow_and_update());
+        loop {
+            let due = self.due();
+            let room = self.waiting.as_ref().map(|waiting| waiting.bytes);
+            tokio::select! {
+                biased;
+                // 1. Whoever wants us to end must not wait for a stream that never pauses.
+                () = told(shutdown) => return Ok(()),
+                // 2. The server hangs up on silence: a status that is due comes before all work.
+                () = sleep_until(due) => self.feedback_due()?,
+                // 3. What is durable: cheap, and it is what the next status says.
+                changed = confirmed.changed() => {
+                    changed.map_err(|_| nobody())?;
+                    self.progress.durable(*confirmed.borrow_and_update());
+                }
+                // 4. Before more is read, what was read must find room.
+                room = self.transactions.room(room.unwrap_or_default()), if room.is_some() => {
+                    room.map_err(|Closed| nobody())?;
+                    self.hand_on_waiting()?;
+                }
+                // 5. The stream; with a transaction waiting this only sends.
+                frame = self.stream.next(room.is_none()) => self.take_all(frame?)?,
+            }
+        }
+    }
+
+    /// When the next status must be sent; sooner if it says something new.
+    fn due(&mut self) -> Instant {
+        let news = self.progress.confirm() > self.said_confirmed;
+        self.said + if news { NEWS.min(self.interval) } else { self.interval }
+    }
+
+    fn feedback_due(&mut self) -> Result<()> {
+        if self.waiting.is_none() && self.heard.elapsed() > SILENCE {
+            return Err(Error::new(
+                Kind::Unavailable,
+                format!("read the replication stream: the server has said nothing for {SILENCE:?}"),
+            ));
+        }
+        self.feedback(true)
+    }
+
+    fn feedback(&mut self, reply_requested: bool) -> Result<()> {
+        let confirmed = self.progress.confirm();
+        self.stream.status(self.progress.received(), confirmed, reply_requested)?;
+        self.positions.set_confirmed(confirmed);
+        (self.said, self.said_confirmed) = (Instant::now(), confirmed);
+        Ok(())
+    }
+
+    /// Takes this frame and those that have arrived with it, as long as there is room.
+    fn take_all(&mut self, first: Frame) -> Result<()> {
+        self.heard = Instant::now();
+        let mut frame = Some(first);
+        while let Some(next) = frame {
+            self.take(next)?;
+            frame = if self.waiting.is_none() { self.stream.buffered()? } else { None };
+        }
+        self.positions.set_received(self.progress.received());
+        Ok(())
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<()> {
+        match frame {
+            Frame::Data { body } => {
+                let message = Message::decode(body)
+                    .map_err(|error| Error::because(Kind::Failed, "read the replication stream", error))?;
+                match self.assembler.take(message)? {
+                    Some(assembled) => self.hand_on(assembled),
+                    None => Ok(()),
+                }
+            }
+            Frame::Keepalive { wal_end, reply_requested } => {
+                if !self.assembler.is_open() {
+                    self.progress.pass(wal_end);
+                }
+                if reply_requested { self.feedback(false) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn hand_on(&mut self, assembled: Assembled) -> Result<()> {
+        let end = assembled.transaction.end_lsn;
+        if assembled.transaction.changes.is_empty() || end <= self.start {
+            self.progress.pass(end);
+            return Ok(());
+        }
+        self.progress.hand(end);
+        let Assembled { transaction, bytes } = assembled;
+        let refused = self.transactions.try_send(transaction, bytes).map_err(|Closed| nobody())?;
+        self.waiting = refused.map(|transaction| Assembled { transaction, bytes });
+        Ok(())
+    }
+
+    fn hand_on_waiting(&mut self) -> Result<()> {
+        // What the server said while we did not listen is no silence.
+        self.heard = Instant::now();
+        self.waiting.take().map_or(Ok(()), |waiting| self.hand_on(waiting))
+    }
+}
+
+fn nobody() -> Error {
+    Error::failed("hand on transactions: nobody takes them any more")
+}

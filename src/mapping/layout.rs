@@ -1,0 +1,55 @@
+//! What a mirror table looks like.
+
+use super::plan::Table;
+
+/// The schema that holds the mirrors.
+pub(crate) const MIRROR_SCHEMA: &str = "portalhook_mirror";
+
+/// The name as an SQL identifier, always quoted.
+pub(crate) fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The text as an SQL literal that means the same whatever `standard_conforming_strings` says.
+pub(crate) fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
+}
+
+impl Table {
+    /// The mirror's name with its schema, quoted.
+    pub(crate) fn mirror_name(&self) -> String {
+        self.mirror_in(MIRROR_SCHEMA)
+    }
+
+    /// The same in another schema: the proof builds the mirrors apart, beside those that live.
+    pub(super) fn mirror_in(&self, schema: &str) -> String {
+        format!("{}.{}", quote(schema), quote(&self.mirror))
+    }
+
+    /// The statement that creates the mirror, empty.
+    pub(crate) fn create_sql(&self) -> String {
+        self.create_in(MIRROR_SCHEMA)
+    }
+
+    pub(super) fn create_in(&self, schema: &str) -> String {
+        let mut parts: Vec<String> = self
+            .columns
+            .iter()
+            .filter(|column| column.is_stored())
+            .map(|column| {
+                let collation = match &column.collation {
+                    Some(collation) if column.is_collated_in_mirror() => format!(" COLLATE {collation}"),
+                    _ => String::new(),
+                };
+                format!("{} {}{collation}", quote(&column.name), column.mirror_type)
+            })
+            .collect();
+        if !self.key.is_empty() {
+            let key: Vec<String> = self.key.iter().map(|&index| quote(&self.columns[index].name)).collect();
+            parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
+        }
+        // Room on each page, so that an update of what is not indexed stays on it (HOT).
+        format!("CREATE TABLE {} ({}) WITH (fillfactor = 90)", self.mirror_in(schema), parts.join(", "))
+    }
+}

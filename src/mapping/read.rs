@@ -1,0 +1,248 @@
+//! From an operator's SELECTs to a plan, with PostgreSQL as the judge: everything happens in a transaction that is rolled
+//! back, so nothing of it stays.
+
+use tokio_postgres::Client;
+
+use super::catalog::{self, Dependencies, Facts, ViewColumn};
+use super::layout::{MIRROR_SCHEMA, quote};
+use super::plan::{Entity, EntityPlan, Output, Plan, Table};
+use super::rewrite::{self, Parsed, Rewriter, Uses};
+use super::select::Variant;
+use super::{check, prove, syntax};
+use crate::error::{Context, Error, Result};
+
+/// Checks the mapping and rewrites it. `client` is the owner's, outside of a transaction, with our pinned settings; a
+/// wrong mapping is a usage error that names the view and says what to do.
+pub(crate) async fn read(client: &Client, queries: &[(Entity, String)]) -> Result<Plan> {
+    Ok(read_with_warnings(client, queries).await?.0)
+}
+
+/// The same, with what `check` should tell the operator.
+pub(crate) async fn read_with_warnings(client: &Client, queries: &[(Entity, String)]) -> Result<(Plan, Vec<String>)> {
+    check::entities(queries.iter().map(|(entity, _)| *entity))?;
+    let mut selects: Vec<Select> = queries
+        .iter()
+        .map(|(entity, query)| Select {
+            entity: *entity,
+            title: format!("portalhook.{}", entity.name()),
+            query: query.clone(),
+            complete: true,
+        })
+        .collect();
+    selects.sort_by_key(|select| select.entity);
+    in_transaction(client, &selects).await
+}
+
+/// One SELECT alone, of any shape: what the mapping makes of it, without asking for an entity's columns.
+#[cfg(test)]
+pub(super) async fn read_select(client: &Client, name: &str, query: &str) -> Result<(Plan, Vec<String>)> {
+    let select = Select { entity: Entity::Posts, title: name.to_owned(), query: query.to_owned(), complete: false };
+    in_transaction(client, &[select]).await
+}
+
+struct Select {
+    entity: Entity,
+    /// For messages.
+    title: String,
+    query: String,
+    /// All that an entity needs is asked for.
+    complete: bool,
+}
+
+async fn in_transaction(client: &Client, selects: &[Select]) -> Result<(Plan, Vec<String>)> {
+    let version: String = client.query_one("SHOW server_version_num", &[]).await.context("read the version")?.get(0);
+    let major = version.parse::<u32>().unwrap_or(u32::MAX) / 10_000;
+    if major > syntax::GRAMMAR {
+        return Err(Error::failed(format!(
+            "PostgreSQL {major} is newer than the grammar of this version, which is {}'s; install a newer portalhook",
+            syntax::GRAMMAR
+        )));
+    }
+    client.batch_execute("BEGIN").await.context("begin")?;
+    let result = Reader::new(client, selects).await;
+    let result = match result {
+        Ok(reader) => reader.read().await,
+        Err(error) => Err(error),
+    };
+    client.batch_execute("ROLLBACK").await.context("roll back")?;
+    result
+}
+
+/// The work inside the transaction.
+struct Reader<'a> {
+    client: &'a Client,
+    selects: &'a [Select],
+    /// A schema of our own, so that no name of the application or of ours is in the way.
+    schema: String,
+    search_path: String,
+}
+
+/// A SELECT on its way to a plan.
+struct Reading<'a> {
+    select: &'a Select,
+    canonical: String,
+    outputs: Vec<ViewColumn>,
+    parsed: Parsed,
+    uses: Uses,
+}
+
+impl<'a> Reader<'a> {
+    async fn new(client: &'a Client, selects: &'a [Select]) -> Result<Self> {
+        let row = client.query_one(SEARCH_PATH, &[]).await.context("read the default search_path")?;
+        let reader = Self { client, selects, schema: row.get(0), search_path: row.get(1) };
+        client
+            .batch_execute(&format!("CREATE SCHEMA {}", quote(&reader.schema)))
+            .await
+            .context("create a schema to try the mapping in (rolled back afterwards)")?;
+        Ok(reader)
+    }
+
+    async fn read(&self) -> Result<(Plan, Vec<String>)> {
+        let mut facts = Facts::default();
+        let mut warnings = Vec::new();
+        let mut readings = Vec::new();
+        for (index, select) in self.selects.iter().enumerate() {
+            let reading = self.one(index, select, &mut facts, &mut warnings).await;
+            readings.push(reading.map_err(|error| named(select, &error))?);
+        }
+        let uses: Vec<&Uses> = readings.iter().map(|reading| &reading.uses).collect();
+        let tables = rewrite::tables(&facts, &uses)?;
+        prove::mirrors(self.client, &self.schema, &tables).await?;
+        let mut entities = Vec::new();
+        for reading in &readings {
+            let plan = self.plan(reading, &facts, &tables).await;
+            entities.push(plan.map_err(|error| named(reading.select, &error))?);
+        }
+        Ok((Plan { tables, entities }, warnings))
+    }
+
+    /// Lets PostgreSQL check and print one SELECT, and checks what we ask of it.
+    async fn one(
+        &self,
+        index: usize,
+        select: &'a Select,
+        facts: &mut Facts,
+        warnings: &mut Vec<String>,
+    ) -> Result<Reading<'a>> {
+        let view = format!("{}.\"portalhook view {index}\"", quote(&self.schema));
+        self.set_search_path(&self.search_path).await?;
+        let create = format!("CREATE VIEW {view} AS ");
+        self.client
+            .execute(&format!("{create}{}", select.query), &[])
+            .await
+            .map_err(|error| refusal(error, &select.query, create.chars().count()))?;
+        self.set_search_path("").await?;
+        let row = self
+            .client
+            .query_one("SELECT v::oid, pg_get_viewdef(v, false) FROM (SELECT $1::text::regclass AS v) v", &[&view])
+            .await
+            .context("read what PostgreSQL made of it")?;
+        let (oid, canonical): (u32, String) = (row.get(0), row.get(1));
+        let outputs = catalog::view_columns(self.client, oid).await?;
+        let dependencies = catalog::dependencies_of(self.client, oid).await?;
+        let all: Dependencies = facts.load(self.client, dependencies).await?;
+        let title = &select.title;
+        warnings.extend(check::dependencies(facts, &all)?.into_iter().map(|warning| format!("{title} {warning}")));
+        let parsed = Parsed::of(&canonical)?;
+        let calls = rewrite::builtin_calls(&parsed.statement);
+        check::syntax(facts, &parsed, &catalog::volatile_builtins(self.client, &calls).await?)?;
+        let uses = rewrite::uses(facts, &parsed)?;
+        check::names(&outputs)?;
+        if select.complete {
+            check::columns(select.entity, &outputs)?;
+            warnings
+                .extend(check::joins(select.entity, &parsed).into_iter().map(|warning| format!("{title} {warning}")));
+        }
+        let canonical = canonical.trim().trim_end_matches(';').to_owned();
+        Ok(Reading { select, canonical, outputs, parsed, uses })
+    }
+
+    /// Rewrites one SELECT, and has the server prove it.
+    async fn plan(&self, reading: &Reading<'_>, facts: &Facts, tables: &[Table]) -> Result<EntityPlan> {
+        let Reading { select, canonical, outputs, parsed, uses } = reading;
+        let place = |oid: u32| tables.iter().position(|table| table.oid == oid);
+        let base = uses.base.and_then(place);
+        let mut id_column = None;
+        if select.complete {
+            check::base(select.entity, uses, tables)?;
+        }
+        if outputs.iter().any(|output| output.name == "id") {
+            match rewrite::id_column(facts, parsed, tables) {
+                Ok(column) => id_column = column,
+                Err(reason) if select.complete => {
+                    return Err(Error::usage(format!(
+                        "its id must be made of columns of the base table (the first in FROM) alone, but {reason}"
+                    )));
+                }
+                Err(_) => {}
+            }
+        }
+        let proof = Rewriter { facts, tables, schema: &self.schema };
+        for variant in [Variant::Live, Variant::Any] {
+            let template = proof.template(parsed, variant)?;
+            prove::template(self.client, &self.schema, &template, base.map(|base| &tables[base]), outputs).await?;
+        }
+        let rewriter = Rewriter { schema: MIRROR_SCHEMA, ..proof };
+        let mut kinds = Vec::new();
+        for output in outputs {
+            let kind = catalog::value_kind(self.client, output.type_oid).await?;
+            kinds.push(Output { name: output.name.clone(), kind });
+        }
+        Ok(EntityPlan {
+            entity: select.entity,
+            query: select.query.clone(),
+            canonical: canonical.clone(),
+            base,
+            outputs: kinds,
+            reads: uses.reads.iter().copied().filter_map(place).collect(),
+            id_column,
+            live: rewriter.template(parsed, Variant::Live)?,
+            any: rewriter.template(parsed, Variant::Any)?,
+        })
+    }
+
+    async fn set_search_path(&self, path: &str) -> Result<()> {
+        self.client
+            .execute("SELECT set_config('search_path', $1, true)", &[&path])
+            .await
+            .context("set the search_path")?;
+        Ok(())
+    }
+}
+
+/// Our schema's name, and the search_path that the operator's own sessions have in this database: ours is pinned.
+const SEARCH_PATH: &str = "\
+SELECT 'portalhook check ' || pg_backend_pid(),
+       coalesce((SELECT substr(setting, length('search_path=') + 1)
+                   FROM pg_db_role_setting, unnest(setconfig) AS setting
+                  WHERE setting LIKE 'search\\_path=%'
+                    AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+                    AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
+                  ORDER BY setrole = 0, setdatabase = 0 LIMIT 1),
+                (SELECT boot_val FROM pg_settings WHERE name = 'search_path'))";
+
+/// PostgreSQL's refusal of a SELECT, with the line if it says where.
+fn refusal(error: tokio_postgres::Error, query: &str, before: usize) -> Error {
+    let Some(db) = error.as_db_error() else {
+        return match Err::<(), _>(error).context("let PostgreSQL check the mapping") {
+            Err(error) => error,
+            Ok(()) => Error::failed("let PostgreSQL check the mapping"),
+        };
+    };
+    let mut message = db.message().to_owned();
+    if let Some(tokio_postgres::error::ErrorPosition::Original(position)) = db.position() {
+        let offset = usize::try_from(*position).unwrap_or(0).saturating_sub(before + 1);
+        let line = query.chars().take(offset).filter(|character| *character == '\n').count() + 1;
+        let text = query.lines().nth(line - 1).unwrap_or_default().trim();
+        message.push_str(&format!(" (line {line} of its SELECT: {text})"));
+    }
+    if let Some(hint) = db.hint() {
+        message.push_str(&format!(" (hint: {hint})"));
+    }
+    Error::usage(message)
+}
+
+/// The error, with the view's name in front.
+fn named(select: &Select, error: &Error) -> Error {
+    Error::new(error.kind(), format!("view {}: {error:?}", select.title))
+}

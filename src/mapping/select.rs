@@ -1,0 +1,161 @@
+//! The statements that evaluate an entity: its template with the base table restricted to what is asked for.
+
+use super::layout::{MIRROR_SCHEMA, quote};
+use super::plan::{Entity, EntityPlan, Plan, Table, Template};
+
+/// Which rows of the base an evaluation shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// Those that are live.
+    Live,
+    /// All, whatever their state.
+    Any,
+}
+
+/// Which rows of the base are evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restriction<'a> {
+    All,
+    /// Rows by key: one array parameter for each key column, of the mirror's column type.
+    Keys,
+    /// Rows by mapped id: `$1` is an array as `IdLookup` says.
+    Ids,
+    /// The rows of this relation (a CTE with the mirror's columns) instead of the mirror's.
+    Rows(&'a str),
+}
+
+/// How rows are found by mapped id, and so what `$1` of `Restriction::Ids` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IdLookup {
+    /// `int8[]`, compared with a smallint, integer or bigint column: leave out texts that are no such number.
+    Integer,
+    /// `uuid[]`: leave out texts that are no UUID.
+    Uuid,
+    /// `text[]`, compared with the column.
+    Text,
+    /// `text[]`, compared with the computed id of every row.
+    Computed,
+}
+
+impl Plan {
+    /// The SELECT that evaluates an entity: one text column, which holds the whole row as PostgreSQL prints a record
+    /// (`record::parse` reads it): the base's key, then the outputs.
+    ///
+    /// # Panics
+    /// If the plan does not have the entity (only `CommentVotes` may be absent).
+    pub(crate) fn select(&self, entity: Entity, variant: Variant, restriction: &Restriction<'_>) -> String {
+        let plan = self.entity(entity).expect("the caller asks for an entity that is mapped");
+        let template = match variant {
+            Variant::Live => &plan.live,
+            Variant::Any => &plan.any,
+        };
+        let base = plan.base.map(|index| &self.tables[index]);
+        let by_column = *restriction == Restriction::Ids && self.id_lookup(plan) != IdLookup::Computed;
+        let query = match base {
+            Some(base) => template.over(&self.hole(base, plan, restriction, by_column)),
+            None => template.head.clone(),
+        };
+        let filter = match restriction {
+            Restriction::Ids if !by_column => " WHERE format('%s', \"portalhook row\".id) = ANY ($1::text[])",
+            _ => "",
+        };
+        format!("SELECT (\"portalhook row\".*)::text FROM ({query}) AS \"portalhook row\"{filter}")
+    }
+
+    /// How `Restriction::Ids` finds rows of this entity.
+    pub(crate) fn id_lookup(&self, plan: &EntityPlan) -> IdLookup {
+        let column = plan.base.zip(plan.id_column).map(|(base, column)| &self.tables[base].columns[column]);
+        match column.map(|column| column.mirror_type.as_str()) {
+            Some("smallint" | "integer" | "bigint") => IdLookup::Integer,
+            Some("uuid") => IdLookup::Uuid,
+            Some(name) if name == "text" || name.starts_with("character varying") => {
+                // A type of the application is kept as text too, but may print an id in another way than it compares.
+                if column.is_some_and(|column| column.mirror_type == column.source_type) {
+                    IdLookup::Text
+                } else {
+                    IdLookup::Computed
+                }
+            }
+            _ => IdLookup::Computed,
+        }
+    }
+
+    fn hole(&self, base: &Table, plan: &EntityPlan, restriction: &Restriction<'_>, by_column: bool) -> String {
+        match restriction {
+            Restriction::All => base.rows(&base.mirror_in(MIRROR_SCHEMA), None),
+            Restriction::Rows(name) => base.rows(name, None),
+            Restriction::Keys => base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&base.key_condition())),
+            Restriction::Ids if by_column => {
+                let column = plan.id_column.map(|index| quote(&base.columns[index].name)).unwrap_or_default();
+                let array = match self.id_lookup(plan) {
+                    IdLookup::Integer => "int8",
+                    IdLookup::Uuid => "uuid",
+                    IdLookup::Text | IdLookup::Computed => "text",
+                };
+                base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&format!("{column} = ANY ($1::{array}[])")))
+            }
+            Restriction::Ids => base.rows(&base.mirror_in(MIRROR_SCHEMA), None),
+        }
+    }
+}
+
+impl Template {
+    /// The SELECT with `base` where the base table stood.
+    pub(super) fn over(&self, base: &str) -> String {
+        format!("{}{base}{}", self.head, self.tail)
+    }
+}
+
+impl Table {
+    /// A parenthesised query that yields the table's columns as the source has them, out of `from`, which has the mirror's.
+    pub(super) fn rows(&self, from: &str, condition: Option<&str>) -> String {
+        let condition = condition.map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+        let stored: Vec<String> = self
+            .columns
+            .iter()
+            .filter(|column| column.is_stored())
+            .map(|column| match column.cast() {
+                Some(cast) => format!("{cast} AS {}", quote(&column.name)),
+                None => quote(&column.name),
+            })
+            .collect();
+        let stored = format!("(SELECT {} FROM {from}{condition})", stored.join(", "));
+        if self.columns.iter().all(super::plan::Column::is_stored) {
+            return stored;
+        }
+        // A generated column is an expression over the source's columns, so it stands above the casts.
+        let all: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| match &column.generated {
+                Some(expression) => format!("{expression} AS {}", quote(&column.name)),
+                None => quote(&column.name),
+            })
+            .collect();
+        format!("(SELECT {} FROM {stored} AS stored)", all.join(", "))
+    }
+
+    /// What stands for the table where a SELECT joins it: the mirror itself if that has the source's columns as they are.
+    pub(super) fn relation(&self, schema: &str) -> String {
+        let mirror = self.mirror_in(schema);
+        if self.columns.iter().all(|column| column.is_stored() && column.cast().is_none()) {
+            mirror
+        } else {
+            self.rows(&mirror, None)
+        }
+    }
+
+    fn key_condition(&self) -> String {
+        let names: Vec<String> = self.key.iter().map(|&index| quote(&self.columns[index].name)).collect();
+        let arrays: Vec<String> = self
+            .key
+            .iter()
+            .enumerate()
+            .map(|(place, &index)| format!("${}::{}[]", place + 1, self.columns[index].mirror_type))
+            .collect();
+        match &names[..] {
+            [name] => format!("{name} = ANY ({})", arrays[0]),
+            _ => format!("({}) IN (SELECT * FROM unnest({}))", names.join(", "), arrays.join(", ")),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The first copy: every mirror filled from one snapshot, server-side, and all that starts with it, in one transaction.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::counters;
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::lsn::Lsn;
+use crate::mapping::layout::{literal, quote};
+use crate::mapping::plan::{Column, Entity, Plan, Table};
+
+/// Ours beside the mirrors; `{…}` are filled in.
+const CHECKPOINT: &str = include_str!("../../sql/queries/first_checkpoint.sql");
+const ROUTES: &str = include_str!("../../sql/queries/first_routes.sql");
+
+/// Said while a step takes longer than this, and again as often.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the first copy is made of.
+pub(crate) struct FirstCopy<'a> {
+    pub(crate) plan: &'a Plan,
+    /// The plan whose mirrors stand there and go.
+    pub(crate) replaced: Option<&'a Plan>,
+    pub(crate) slot: &'a str,
+    pub(crate) publication: &'a str,
+    pub(crate) system_identifier: &'a str,
+    pub(crate) database_oid: u32,
+}
+
+/// Rows copied of a table.
+pub(crate) struct Copied {
+    pub(crate) table: String,
+    pub(crate) rows: u64,
+}
+
+impl FirstCopy<'_> {
+    /// Copies as the daemon's role, in the snapshot that the slot's creation exported; commits all or nothing.
+    /// `progress` gets a line whenever a step takes longer than a second.
+    pub(crate) async fn run(
+        &self,
+        client: &Client,
+        snapshot: &str,
+        consistent_point: Lsn,
+        progress: &mut (dyn FnMut(String) + Send),
+    ) -> Result<Vec<Copied>> {
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT {}", literal(snapshot));
+        client.batch_execute(&begin).await.context("begin the first copy in the slot's snapshot")?;
+        let copied = self.fill(client, consistent_point, progress).await;
+        let end = if copied.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        let ended = client.batch_execute(end).await.context("commit the first copy");
+        let copied = copied?;
+        ended?;
+        Ok(copied)
+    }
+
+    /// All of its statements but those that need an answer first, for people to read.
+    pub(crate) fn sql(&self) -> Vec<String> {
+        let mut sql = self.removals();
+        for table in &self.plan.tables {
+            sql.extend([table.create_sql(), copy_sql(table), analyze_sql(table)]);
+        }
+        sql.extend(self.plan.id_indexes());
+        sql.extend([counters::CREATE.to_owned(), counters::count_sql(self.plan), ROUTES.to_owned()]);
+        sql
+    }
+
+    async fn fill(&self, client: &Client, lsn: Lsn, progress: &mut (dyn FnMut(String) + Send)) -> Result<Vec<Copied>> {
+        for sql in self.removals() {
+            client.batch_execute(&sql).await.context("remove the old mirror")?;
+        }
+        let mut copied = Vec::with_capacity(self.plan.tables.len());
+        for table in &self.plan.tables {
+            copied.push(copy(client, table, progress).await?);
+        }
+        for sql in self.plan.id_indexes().into_iter().chain(source_indexes(client, self.plan).await?) {
+            patiently(client.batch_execute(&sql), progress, "indexes").await.context("index the mirror")?;
+        }
+        for table in &self.plan.tables {
+            client.batch_execute(&analyze_sql(table)).await.context("analyze the mirror")?;
+        }
+        client.batch_execute(counters::CREATE).await.context("create the counters")?;
+        let count = counters::count_sql(self.plan);
+        patiently(client.batch_execute(&count), progress, "counters").await.context("count what users have done")?;
+        client.batch_execute(ROUTES).await.context("take in the endpoints")?;
+        self.record(client, lsn).await?;
+        Ok(copied)
+    }
+
+    fn removals(&self) -> Vec<String> {
+        let Some(replaced) = self.replaced else { return Vec::new() };
+        let mut sql: Vec<String> =
+            replaced.tables.iter().map(|table| format!("DROP TABLE IF EXISTS {}", table.mirror_name())).collect();
+        sql.push("DROP TABLE IF EXISTS portalhook_mirror.counters".to_owned());
+        sql
+    }
+
+    /// The plan, and where the stream begins.
+    async fn record(&self, client: &Client, lsn: Lsn) -> Result<()> {
+        let plan = serde_json::to_string(self.plan)
+            .map_err(|error| Error::because(Kind::Failed, "write the plan as json", error))?;
+        client
+            .execute(
+                "INSERT INTO portalhook.plan (plan) VALUES ($1::text::jsonb)
+                 ON CONFLICT (one) DO UPDATE SET plan = excluded.plan, made_at = now()",
+                &[&plan],
+            )
+            .await
+            .context("store the plan")?;
+        client
+            .execute(
+                CHECKPOINT,
+                &[
+                    &lsn.to_string(),
+                    &self.system_identifier,
+                    &i64::from(self.database_oid),
+                    &self.slot,
+                    &self.publication,
+                ],
+            )
+            .await
+            .context("store the checkpoint")?;
+        Ok(())
+    }
+}
+
+async fn copy(client: &Client, table: &Table, progress: &mut (dyn FnMut(String) + Send)) -> Result<Copied> {
+    let name = format!("{}.{}", table.schema, table.name);
+    client.batch_execute(&table.create_sql()).await.context(format!("create the mirror of {name}"))?;
+    let estimate: f32 = client
+        .query_one("SELECT reltuples FROM pg_class WHERE oid = $1", &[&table.oid])
+        .await
+        .context(format!("look at {name}"))?
+        .get(0);
+    let label =
+        if estimate > 0.0 { format!("{name}: copying, about {estimate:.0} rows") } else { format!("{name}: copying") };
+    let started = Instant::now();
+    let sql = copy_sql(table);
+    let rows = patiently(client.execute(&sql, &[]), progress, &label).await.context(format!("copy {name}"))?;
+    if started.elapsed() >= PATIENCE {
+        progress(format!("{name}: {rows} rows copied in {:.1} s", started.elapsed().as_secs_f64()));
+    }
+    Ok(Copied { table: name, rows })
+}
+
+/// Waits for a statement, and says what it is about while it takes long: after a second, then every five.
+async fn patiently<T>(work: impl Future<Output = T>, progress: &mut (dyn FnMut(String) + Send), what: &str) -> T {
+    tokio::pin!(work);
+    let started = Instant::now();
+    let mut wait = PATIENCE;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(wait) => progress(format!("{what} … {:.0} s", started.elapsed().as_secs_f64())),
+        }
+        wait = PATIENCE * 5;
+    }
+}
+
+fn copy_sql(table: &Table) -> String {
+    let stored: Vec<&Column> = table.columns.iter().filter(|column| column.is_stored()).collect();
+    let names: Vec<String> = stored.iter().map(|column| quote(&column.name)).collect();
+    let values: Vec<String> = stored.iter().map(|column| value(column)).collect();
+    format!(
+        "INSERT INTO {} ({}) SELECT {} FROM {}.{}",
+        table.mirror_name(),
+        names.join(", "),
+        values.join(", "),
+        quote(&table.schema),
+        quote(&table.name)
+    )
+}
+
+/// What is kept as text is output text: a cast to text prints some types differently.
+fn value(column: &Column) -> String {
+    let name = quote(&column.name);
+    if column.mirror_type == column.source_type {
+        name
+    } else {
+        format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END")
+    }
+}
+
+fn analyze_sql(table: &Table) -> String {
+    format!("ANALYZE {}", table.mirror_name())
+}
+
+fn index_sql(table: &Table, column: &Column) -> String {
+    format!("CREATE INDEX ON {} ({})", table.mirror_name(), quote(&column.name))
+}
+
+impl Plan {
+    /// Indexes that find a post, user or portal by its mapped id where the key does not.
+    fn id_indexes(&self) -> Vec<String> {
+        [Entity::Posts, Entity::Users, Entity::Portals]
+            .into_iter()
+            .filter_map(|entity| {
+                let plan = self.entity(entity)?;
+                let table = &self.tables[plan.base?];
+                let column = plan.id_column?;
+                (table.key != [column] && table.columns[column].mirror_type == table.columns[column].source_type)
+                    .then(|| index_sql(table, &table.columns[column]))
+            })
+            .collect()
+    }
+}
+
+/// The source's own plain indexes on mirrored columns of tables that a SELECT joins or looks into.
+async fn source_indexes(client: &Client, plan: &Plan) -> Result<Vec<String>> {
+    let mut sql = Vec::new();
+    for (place, table) in plan.tables.iter().enumerate() {
+        if !plan.entities.iter().any(|entity| entity.reads.contains(&place)) {
+            continue;
+        }
+        let rows = client
+            .query(
+                "SELECT DISTINCT a.attname::text
+                 FROM pg_index AS i
+                 JOIN pg_class AS c ON c.oid = i.indexrelid JOIN pg_am AS m ON m.oid = c.relam
+                 JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+                 WHERE i.indrelid = $1 AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL AND m.amname = 'btree'
+                 ORDER BY 1",
+                &[&table.oid],
+            )
+            .await
+            .context("look for the indexes that joins use")?;
+        for row in rows {
+            let name: &str = row.get(0);
+            let found = table.columns.iter().position(|column| column.name == name);
+            let Some(index) = found.filter(|&index| table.key != [index]) else { continue };
+            let column = &table.columns[index];
+            let sql_of_it = index_sql(table, column);
+            if column.is_stored() && column.mirror_type == column.source_type && !plan.id_indexes().contains(&sql_of_it)
+            {
+                sql.push(sql_of_it);
+            }
+        }
+    }
+    Ok(sql)
+}

@@ -1,0 +1,105 @@
+//! A replication connection that streams.
+
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use postgres_protocol::message::backend::Message;
+use postgres_protocol::message::frontend;
+
+use super::wire::{Incoming, Wire, refusal};
+use crate::error::{Context, Error, Kind, Result};
+use crate::lsn::Lsn;
+use crate::pgoutput::{Frame, Status};
+
+const READING: &str = "read the replication stream";
+
+/// How long the server may take to let go of the slot when we leave.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The stream of a slot: frames in, status updates out. Ends when dropped; `finish` does it in order.
+pub(crate) struct WalStream {
+    wire: Wire,
+}
+
+impl WalStream {
+    pub(super) fn new(wire: Wire) -> Self {
+        Self { wire }
+    }
+
+    /// Sends what `status` has left to send and, if `may_read`, waits for a frame; otherwise waits for ever, so that it
+    /// can stand in a `select!` while there is no room for more. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Kind::Unavailable` where the server or the connection goes away.
+    pub(crate) async fn next(&mut self, may_read: bool) -> Result<Frame> {
+        loop {
+            let message = self.wire.receive(may_read).await.context(READING)?;
+            if let Some(frame) = frame(message)? {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// A frame that has arrived already.
+    pub(crate) fn buffered(&mut self) -> Result<Option<Frame>> {
+        while let Some(message) = self.wire.buffered().context(READING)? {
+            if let Some(frame) = frame(message)? {
+                return Ok(Some(frame));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Says how far we are; `next` sends it.
+    pub(crate) fn status(&mut self, received: Lsn, confirmed: Lsn, reply_requested: bool) -> Result<()> {
+        let now_micros = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| i64::try_from(now.as_micros()).unwrap_or(i64::MAX));
+        let status = Status { received, confirmed, now_micros, reply_requested }.encode();
+        self.send(&status).context("send the standby status")
+    }
+
+    /// Ends the stream in order: when this returns, the slot is free and has heard the last status.
+    /// A server that does not answer in time is left as it is.
+    pub(crate) async fn finish(mut self) -> Result<()> {
+        frontend::copy_done(&mut self.wire.output);
+        match tokio::time::timeout(FAREWELL, self.farewell()).await {
+            Ok(result) => result.context("end the replication stream"),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The server, too, ends the copy, completes the command and is ready; frames on their way are read again next time.
+    async fn farewell(&mut self) -> io::Result<()> {
+        while !matches!(self.wire.receive(true).await?, Incoming::Other(Message::ReadyForQuery(_))) {}
+        frontend::terminate(&mut self.wire.output);
+        self.wire.flush().await
+    }
+
+    fn send(&mut self, data: &Bytes) -> io::Result<()> {
+        frontend::CopyData::new(&data[..])?.write(&mut self.wire.output);
+        Ok(())
+    }
+}
+
+/// What a message of a streaming server means; `None` for remarks.
+fn frame(message: Incoming) -> Result<Option<Frame>> {
+    match message {
+        Incoming::CopyData(content) => {
+            Frame::decode(content).map(Some).map_err(|error| Error::because(Kind::Failed, READING, error))
+        }
+        Incoming::Other(Message::ErrorResponse(body)) => Err(refusal(body.fields())).context(READING),
+        Incoming::Other(Message::NoticeResponse(body)) => {
+            tracing::debug!(notice = %refusal(body.fields()), "postgresql says");
+            Ok(None)
+        }
+        Incoming::Other(Message::ParameterStatus(_)) => Ok(None),
+        Incoming::Other(Message::CopyDone | Message::CommandComplete(_)) => {
+            Err(Error::new(Kind::Unavailable, format!("{READING}: the server ended it")))
+        }
+        Incoming::Other(_) | Incoming::CopyBoth => {
+            Err(Error::failed(format!("{READING}: the server sent a message out of turn")))
+        }
+    }
+}

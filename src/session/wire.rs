@@ -1,0 +1,135 @@
+//! A connection as a sequence of messages, for the part of the protocol that tokio-postgres does not speak.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::message::backend::{ErrorFields, Header, Message};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio_postgres::error::SqlState;
+
+use super::socket::Socket;
+use crate::error::Refusal;
+
+/// What is read at once. Values are slices of such a chunk, so it is also what a small transaction can hold in memory.
+const CHUNK: usize = 64 << 10;
+
+/// No message of a server that we have not come to know yet is larger; libpq sets a similar limit.
+const GREETING_LIMIT: usize = 64 << 10;
+
+/// PostgreSQL makes no message above 1 GiB (`MaxAllocSize`).
+const MESSAGE_LIMIT: usize = 1 << 30;
+
+/// Tag and length.
+const HEADER: usize = 5;
+
+/// A message from the server.
+pub(super) enum Incoming {
+    /// The answer to START_REPLICATION, which postgres-protocol does not know.
+    CopyBoth,
+    /// The content of a CopyData message, not copied.
+    CopyData(Bytes),
+    Other(Message),
+}
+
+/// Buffers in both directions. All waiting is cancel-safe: what has been read or is to be written stays here.
+pub(super) struct Wire {
+    reader: ReadHalf<Box<dyn Socket>>,
+    writer: WriteHalf<Box<dyn Socket>>,
+    input: BytesMut,
+    /// What is to be sent; any `receive` or `flush` sends it.
+    pub(super) output: BytesMut,
+    limit: usize,
+}
+
+impl Wire {
+    pub(super) fn new(socket: Box<dyn Socket>) -> Self {
+        let (reader, writer) = tokio::io::split(socket);
+        Self { reader, writer, input: BytesMut::new(), output: BytesMut::new(), limit: GREETING_LIMIT }
+    }
+
+    /// The server has proved to be one: it may send large messages.
+    pub(super) fn trust(&mut self) {
+        self.limit = MESSAGE_LIMIT;
+    }
+
+    /// Sends all of `output`.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            sent(self.writer.write_buf(&mut self.output).await?)?;
+        }
+        Ok(())
+    }
+
+    /// Sends `output` and, if `may_read`, waits for a message; otherwise never ends (except in an error).
+    pub(super) async fn receive(&mut self, may_read: bool) -> io::Result<Incoming> {
+        loop {
+            if may_read && let Some(message) = self.buffered()? {
+                return Ok(message);
+            }
+            if may_read && self.input.capacity() - self.input.len() < CHUNK / 8 {
+                self.input.reserve(CHUNK);
+            }
+            tokio::select! {
+                biased;
+                // What we have to say is short, and the server may be waiting for it.
+                written = self.writer.write_buf(&mut self.output), if !self.output.is_empty() => sent(written?)?,
+                read = self.reader.read_buf(&mut self.input), if may_read => if read? == 0 {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+                },
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// A message that has arrived whole.
+    pub(super) fn buffered(&mut self) -> io::Result<Option<Incoming>> {
+        let Some(header) = Header::parse(&self.input)? else { return Ok(None) };
+        let length = usize::try_from(header.len()).map_err(|_| invalid("a message has a negative length"))? + 1;
+        if length > self.limit {
+            return Err(invalid("a message is too long to come from a PostgreSQL server"));
+        }
+        if self.input.len() < length {
+            self.input.reserve(length - self.input.len());
+            return Ok(None);
+        }
+        match header.tag() {
+            b'W' => {
+                self.input.advance(length);
+                Ok(Some(Incoming::CopyBoth))
+            }
+            b'd' => {
+                let mut content = self.input.split_to(length).freeze();
+                content.advance(HEADER);
+                Ok(Some(Incoming::CopyData(content)))
+            }
+            _ => Ok(Message::parse(&mut self.input)?.map(Incoming::Other)),
+        }
+    }
+}
+
+fn sent(bytes: usize) -> io::Result<()> {
+    if bytes == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+}
+
+pub(super) fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Reads the fields of an ErrorResponse or NoticeResponse; a damaged one says so.
+pub(super) fn refusal(mut fields: ErrorFields<'_>) -> Refusal {
+    let (mut code, mut message, mut hint) = (String::new(), String::new(), None);
+    while let Ok(Some(field)) = fields.next() {
+        let value = String::from_utf8_lossy(field.value_bytes()).into_owned();
+        match field.type_() {
+            b'C' => code = value,
+            b'M' => message = value,
+            b'H' => hint = Some(value),
+            _ => {}
+        }
+    }
+    if message.is_empty() {
+        message.push_str("the server sent an error without a message");
+    }
+    Refusal { code: SqlState::from_code(&code), message, hint }
+}

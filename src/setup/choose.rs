@@ -1,0 +1,110 @@
+//! Which mapping: a file, a preset, the one that is there, or that of an application that we recognise.
+
+use std::path::Path;
+
+use tokio_postgres::Client;
+
+use super::script::fix;
+use crate::error::{Context as _, Result};
+use crate::mapping::plan::{Entity, Plan};
+use crate::mapping::{file, read};
+
+/// Applications whose mapping comes with us.
+const PRESETS: [(&str, &str); 2] =
+    [("fider", include_str!("../../sql/presets/fider.sql")), ("astuto", include_str!("../../sql/presets/astuto.sql"))];
+
+/// A mapping and where it is from.
+pub(crate) struct Chosen {
+    pub(crate) queries: Vec<(Entity, String)>,
+    pub(crate) plan: Plan,
+    /// For the report: "fider.sql", "preset fider", "already there".
+    pub(crate) origin: String,
+    /// It stands in `portalhook.mapping` as it is here.
+    pub(crate) stored: bool,
+}
+
+/// Chooses, and lets PostgreSQL check what was chosen; changes nothing.
+///
+/// # Errors
+/// `Kind::Usage` where there is no mapping, or a file is not one.
+pub(crate) async fn choose(client: &Client, views: Option<&str>) -> Result<Chosen> {
+    let there = stored(client).await?;
+    let (mut queries, origin) = match views {
+        Some(views) => given(views)?,
+        None if !there.is_empty() => (there.clone(), "kept as it is".to_owned()),
+        None => return recognised(client).await,
+    };
+    tidy(&mut queries);
+    let plan = read::read(client, &queries).await.context(format!("check the mapping ({origin})"))?;
+    let stored = queries == there;
+    let origin = if stored { "already there".to_owned() } else { origin };
+    Ok(Chosen { queries, plan, origin, stored })
+}
+
+/// A file where there is one, a preset otherwise.
+fn given(views: &str) -> Result<(Vec<(Entity, String)>, String)> {
+    if Path::new(views).is_file() {
+        let text = std::fs::read_to_string(views).context(format!("read {views}"))?;
+        return Ok((file::split(&text).context(format!("read the mapping in {views}"))?, format!("from {views}")));
+    }
+    match PRESETS.iter().find(|(name, _)| *name == views) {
+        Some((name, text)) => Ok((file::split(text)?, format!("preset {name}"))),
+        None => Err(fix(format!("`{views}` is neither a file nor a preset"), format!("presets are {}", names()))),
+    }
+}
+
+/// The preset whose tables and columns are all there.
+async fn recognised(client: &Client) -> Result<Chosen> {
+    for (name, text) in PRESETS {
+        let mut queries = file::split(text)?;
+        tidy(&mut queries);
+        if let Ok(plan) = read::read(client, &queries).await {
+            return Ok(Chosen {
+                queries,
+                plan,
+                origin: format!("preset {name}, whose tables are here"),
+                stored: false,
+            });
+        }
+    }
+    Err(fix(
+        "there is no mapping yet, and this is no application that portalhook knows",
+        format!(
+            "give --views with a file of five views (portalhook.posts, votes, comments, users, portals) or a preset ({})",
+            names()
+        ),
+    ))
+}
+
+/// As `portalhook.mapping` keeps them: in order, without what ends a statement.
+fn tidy(queries: &mut [(Entity, String)]) {
+    queries.sort_by_key(|(entity, _)| *entity);
+    for (_, query) in queries {
+        query.truncate(query.trim_end_matches(|c: char| c == ';' || c.is_ascii_whitespace()).len());
+    }
+}
+
+fn names() -> String {
+    PRESETS.map(|(name, _)| name).join(", ")
+}
+
+async fn stored(client: &Client) -> Result<Vec<(Entity, String)>> {
+    let there: bool = client
+        .query_one("SELECT to_regclass('portalhook.mapping') IS NOT NULL", &[])
+        .await
+        .context("look for the mapping")?
+        .get(0);
+    if !there {
+        return Ok(Vec::new());
+    }
+    let rows = client.query("SELECT entity, query FROM portalhook.mapping", &[]).await.context("read the mapping")?;
+    let mut queries: Vec<(Entity, String)> = rows
+        .iter()
+        .filter_map(|row| {
+            let name: &str = row.get(0);
+            Entity::ALL.into_iter().find(|entity| entity.name() == name).map(|entity| (entity, row.get(1)))
+        })
+        .collect();
+    tidy(&mut queries);
+    Ok(queries)
+}

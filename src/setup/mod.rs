@@ -1,0 +1,140 @@
+//! `portalhook setup`: prepares a database, with the owner's rights, for a daemon that has hardly any.
+//!
+//! Every step is idempotent and says in one line what it did. Nothing is changed before the mapping was checked.
+
+mod choose;
+mod mapping;
+pub(crate) mod migrations;
+mod publication;
+mod role;
+mod schema;
+mod script;
+mod server;
+mod show;
+mod stream;
+
+#[cfg(test)]
+mod surface_tests;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+
+use tokio_postgres::Client;
+
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::session::{self, Database};
+use choose::Chosen;
+use role::Role;
+use script::Script;
+use server::Server;
+use stream::{Beginning, Standing};
+
+/// What setup is asked to do.
+pub(crate) struct Options {
+    /// `database.url`: the database, and the daemon's role.
+    pub(crate) url: String,
+    /// The owner's or a superuser's way into the same database; `None`: `url` is.
+    pub(crate) admin_url: Option<String>,
+    /// A file of views, or the name of a preset.
+    pub(crate) views: Option<String>,
+    /// `capture.publication`.
+    pub(crate) publication: String,
+    /// `capture.slot`; `None`: `portalhook_<database oid>`.
+    pub(crate) slot: Option<String>,
+    /// Print the SQL and change nothing.
+    pub(crate) print_sql: bool,
+    /// Copy everything anew although events between the old mirror and the new one are lost.
+    pub(crate) afresh: bool,
+}
+
+/// Prepares the database; `out` gets a line for each step, or with `print_sql` the SQL.
+///
+/// # Errors
+/// `Kind::Usage` with the fix where the operator has to change something first; `Kind::Unavailable` without a server.
+pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Result<()> {
+    let database = Database::parse(&options.url)?;
+    let role = Role { name: database.role().to_owned(), password: password(&options.url)? };
+    let admin_database = options.admin_url.as_deref().map(Database::parse).transpose()?;
+    let admin_database = admin_database.as_ref().unwrap_or(&database);
+    let mut admin = session::connect(admin_database, "portalhook setup").await?;
+    let mut script = Script::new(out, options.print_sql);
+    if !options.print_sql {
+        lock(&admin).await?;
+    }
+    let server = server::look(&admin).await?;
+    if admin_database.name() != database.name() {
+        return Err(script::fix(
+            format!("--admin-url names database {}, database.url names {}", admin_database.name(), database.name()),
+            "both must be the same",
+        ));
+    }
+    script.say("server", format!("database {} as {}", server.database, server.admin))?;
+
+    let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
+    let chosen = choose::choose(&admin, options.views.as_deref()).await?;
+    publication::check_tables(&admin, &chosen.plan, &role.name).await?;
+    let standing = stream::look(&admin, &server, &chosen.plan, &slot).await?;
+    standing.permitted(options.afresh)?;
+
+    role::prepare(&admin, &server, &role, &mut script).await?;
+    schema::prepare(&mut admin, &server, &role, &mut script).await?;
+    settle_mapping(&admin, &server, &role, &chosen, &standing, &mut script).await?;
+    publication::prepare(&admin, &chosen.plan, &options.publication, &mut script).await?;
+    let session = if options.print_sql { None } else { Some(session::connect(&database, "portalhook setup").await?) };
+    let client: Option<&Client> = session.as_deref();
+    if let Some(client) = client {
+        schema::partitions(client, &mut script).await?;
+    } else {
+        schema::partitions(&admin, &mut script).await?;
+    }
+    let beginning = Beginning {
+        server: &server,
+        plan: &chosen.plan,
+        slot: &slot,
+        publication: &options.publication,
+        database: &database,
+    };
+    beginning.make(client, &standing, &mut script).await?;
+    show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
+    script.say("done", "portalhook run, then INSERT INTO portalhook.endpoints (url) VALUES ('https://…')")
+}
+
+async fn settle_mapping(
+    admin: &Client,
+    server: &Server,
+    role: &Role,
+    chosen: &Chosen,
+    standing: &Standing,
+    script: &mut Script<'_>,
+) -> Result<()> {
+    mapping::store(admin, chosen, script).await?;
+    let before = match standing {
+        Standing::Stale { replaced, .. } => replaced.as_deref(),
+        Standing::Whole | Standing::Nothing { .. } => None,
+    };
+    mapping::grant(admin, server, role, &chosen.plan, before, script).await
+}
+
+/// One setup at a time; the lock ends with the session.
+async fn lock(admin: &Client) -> Result<()> {
+    let free: bool = admin
+        .query_one("SELECT pg_try_advisory_lock(hashtext('portalhook setup'))", &[])
+        .await
+        .context("lock the setup")?
+        .get(0);
+    if free {
+        Ok(())
+    } else {
+        Err(Error::failed("another portalhook setup is at work on this database: wait for it to end"))
+    }
+}
+
+/// The password in the URL itself.
+fn password(url: &str) -> Result<Option<Vec<u8>>> {
+    // Database::parse has said what is wrong with a URL; what it refuses never comes here.
+    let without_parameters = url.split_once('?').map_or(url, |(base, _)| base);
+    let config: tokio_postgres::Config =
+        without_parameters.parse().map_err(|_| Error::new(Kind::Usage, "database.url is malformed"))?;
+    Ok(config.get_password().map(<[u8]>::to_vec))
+}

@@ -1,0 +1,196 @@
+//! Where the stream begins: the slot, the first copy in its snapshot, and the checkpoint.
+
+use tokio_postgres::Client;
+
+use super::publication::shown;
+use super::script::{Script, fix};
+use super::server::Server;
+use crate::capture::slot::{self, Slot};
+use crate::error::{Context as _, Result};
+use crate::mapping::plan::Plan;
+use crate::mirror::copy::FirstCopy;
+use crate::session::Database;
+
+/// What stands there already.
+#[derive(Debug)]
+pub(crate) enum Standing {
+    /// Slot, checkpoint and mirror of this very plan.
+    Whole,
+    /// Nothing, or a slot that an interrupted setup left.
+    Nothing { leftover_slot: bool },
+    /// A checkpoint whose mirror must go: the mapping changed, or the slot is gone.
+    Stale { why: String, replaced: Option<Box<Plan>>, slot: bool },
+}
+
+/// Looks, and changes nothing.
+///
+/// # Errors
+/// `Kind::Usage` where the checkpoint is another database's or another slot's.
+pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_name: &str) -> Result<Standing> {
+    let slot = slot::read(client, slot_name).await?;
+    if let Some(slot) = slot
+        .as_ref()
+        .filter(|slot| slot.plugin.as_deref() != Some("pgoutput") || slot.database.as_deref() != Some(&server.database))
+    {
+        return Err(fix(
+            format!("replication slot {} is not ours (plugin {})", slot.name, slot.plugin.as_deref().unwrap_or("none")),
+            "name another in capture.slot",
+        ));
+    }
+    let there: bool = client
+        .query_one("SELECT to_regclass('portalhook.plan') IS NOT NULL", &[])
+        .await
+        .context("look for the checkpoint")?
+        .get(0);
+    let row = if there {
+        let sql = "SELECT slot, system_identifier, database_oid, lsn::text, (SELECT plan::text FROM portalhook.plan) FROM portalhook.checkpoint";
+        client.query_opt(sql, &[]).await.context("read the checkpoint")?
+    } else {
+        None
+    };
+    let Some(row) = row else { return Ok(Standing::Nothing { leftover_slot: slot.is_some() }) };
+    let (of_slot, system, database): (&str, &str, i64) = (row.get(0), row.get(1), row.get(2));
+    if system != server.system_identifier || database != i64::from(server.database_oid) {
+        return Err(fix(
+            "this database is a copy of another that portalhook runs on, and must not call that one's receivers",
+            "to start anew here: DROP SCHEMA portalhook, portalhook_mirror, portalhook_ledger CASCADE",
+        ));
+    }
+    if of_slot != slot_name {
+        return Err(fix(
+            format!("the checkpoint belongs to replication slot {of_slot}"),
+            "set capture.slot to that name",
+        ));
+    }
+    let stored: Option<Plan> = row.get::<_, Option<&str>>(4).and_then(|json| serde_json::from_str(json).ok());
+    let lsn: &str = row.get(3);
+    let replaced = stored.map(Box::new);
+    Ok(match slot {
+        Some(slot) if !slot.is_lost() && replaced.as_deref() == Some(plan) => Standing::Whole,
+        Some(slot) if !slot.is_lost() => Standing::Stale {
+            why: format!("the mapping is another than that of the mirror (which is at {lsn})"),
+            replaced,
+            slot: true,
+        },
+        slot => Standing::Stale {
+            why: format!(
+                "replication slot {slot_name} is {} (the mirror is at {lsn})",
+                if slot.is_some() { "lost" } else { "gone" }
+            ),
+            replaced,
+            slot: slot.is_some(),
+        },
+    })
+}
+
+impl Standing {
+    /// Refuses to lose events unless told to.
+    pub(crate) fn permitted(&self, afresh: bool) -> Result<()> {
+        match self {
+            Self::Stale { why, .. } if !afresh => Err(fix(
+                why,
+                "to copy everything afresh, stop the daemon once it has caught up and add --afresh; what changes between its last \
+                 transaction and the copy gives no events. Nothing was changed",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The slot and what is copied in its snapshot.
+pub(crate) struct Beginning<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) plan: &'a Plan,
+    pub(crate) slot: &'a str,
+    pub(crate) publication: &'a str,
+    /// As the daemon's role.
+    pub(crate) database: &'a Database,
+}
+
+impl Beginning<'_> {
+    /// Makes whole what is not; `client` is a session of the daemon's role, `None` where nothing may be changed.
+    pub(crate) async fn make(
+        &self,
+        client: Option<&Client>,
+        standing: &Standing,
+        script: &mut Script<'_>,
+    ) -> Result<()> {
+        let (old_slot, replaced, why) = match standing {
+            Standing::Whole => {
+                return script.say("slot", format!("{}: already there, and the mirror with it", self.slot));
+            }
+            Standing::Nothing { leftover_slot } => (*leftover_slot, None, None),
+            Standing::Stale { why, replaced, slot } => (*slot, replaced.as_deref(), Some(why)),
+        };
+        let copy = FirstCopy {
+            plan: self.plan,
+            replaced,
+            slot: self.slot,
+            publication: self.publication,
+            system_identifier: &self.server.system_identifier,
+            database_oid: self.server.database_oid,
+        };
+        let Some(client) = client else { return self.show(&copy, old_slot, script) };
+        if let Some(why) = why {
+            script.say("afresh", format!("{why}; changes from there to the new copy give no events"))?;
+        }
+        if old_slot {
+            self.drop_old(client, script).await?;
+        }
+        self.copy(client, &copy, script).await
+    }
+
+    async fn drop_old(&self, client: &Client, script: &mut Script<'_>) -> Result<()> {
+        if let Some(Slot { active_pid: Some(process), .. }) = slot::read(client, self.slot).await? {
+            return Err(fix(
+                format!("replication slot {} is being read by process {process}", self.slot),
+                "stop the daemon first",
+            ));
+        }
+        slot::drop(client, self.slot).await?;
+        script.say("slot", format!("{}: removed the old one", self.slot))
+    }
+
+    async fn copy(&self, client: &Client, copy: &FirstCopy<'_>, script: &mut Script<'_>) -> Result<()> {
+        let exported = slot::create(self.database, self.slot).await?;
+        let point = exported.consistent_point;
+        let mut progress = |line: String| eprintln!("portalhook: {line}");
+        let copied = match copy.run(client, &exported.snapshot, point, &mut progress).await {
+            Ok(copied) => copied,
+            Err(error) => {
+                // The slot would hold WAL for nobody; if even that fails, the next setup finds it without a checkpoint.
+                return match exported.discard().await {
+                    Ok(()) => Err(error),
+                    Err(also) => Err(error).context(format!("and the new slot stays ({also:?})")),
+                };
+            }
+        };
+        drop(exported);
+        script.say("slot", format!("{}: created at {point}", self.slot))?;
+        let rows: Vec<String> = copied.iter().map(|one| format!("{} {}", one.table, one.rows)).collect();
+        script.say(
+            "mirror",
+            format!("copied {} rows ({})", copied.iter().map(|one| one.rows).sum::<u64>(), rows.join(", ")),
+        )
+    }
+
+    /// What `copy` would do, for people to read.
+    fn show(&self, copy: &FirstCopy<'_>, old_slot: bool, script: &mut Script<'_>) -> Result<()> {
+        let role = self.database.role();
+        script.show(&format!("-- as role {role}, on a replication connection:"))?;
+        if old_slot {
+            script.show(&format!("--   DROP_REPLICATION_SLOT {}", self.slot))?;
+        }
+        script.show(&format!("--   CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')", self.slot))?;
+        script.show(&format!("-- as role {role}, in the snapshot that this exports:"))?;
+        script.show("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
+        script.show("SET TRANSACTION SNAPSHOT '…'")?;
+        for sql in copy.sql() {
+            script.show(&sql)?;
+        }
+        script.show("-- … and rows of portalhook.plan and portalhook.checkpoint")?;
+        script.show("COMMIT")?;
+        let tables: Vec<String> = self.plan.tables.iter().map(shown).collect();
+        script.say("mirror", format!("would copy {}", tables.join(", ")))
+    }
+}

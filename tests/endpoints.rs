@@ -119,7 +119,6 @@ fn a_delivery_is_tried_again_with_the_same_bytes_until_it_is_accepted() {
 #[test]
 fn what_becomes_of_a_delivery_stands_in_the_ledger() {
     let portal = Portal::sample();
-    portal.configure(&portal.database.role_url(), "max_in_flight = 4");
     let receiver =
         Receiver::scripted(|request| if request.attempt() < 3 { Answer::Status(503) } else { Answer::Status(200) });
     let endpoint = portal.endpoint(&receiver);

@@ -44,16 +44,16 @@ impl Portal {
         database.sql(script);
         let portal =
             Self { database, directory: tempfile::tempdir().expect("a temporary directory"), said: Mutex::default() };
-        portal.configure(&portal.database.role_url(), "");
+        portal.configure(&portal.database.role_url());
         portal
     }
 
-    /// Writes the configuration file; `more` is TOML that goes after the rest, in section `deliver`.
-    pub(crate) fn configure(&self, url: &str, more: &str) {
+    /// Writes the configuration file, with this `database.url`.
+    pub(crate) fn configure(&self, url: &str) {
         let retries = vec!["\"20ms\""; 40].join(", ");
         let text = format!(
             "[database]\nurl = \"{url}\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
-             [deliver]\nallow_networks = [\"127.0.0.0/8\"]\nretries = [{retries}]\n{more}\n"
+             [deliver]\nallow_networks = [\"127.0.0.0/8\"]\nretries = [{retries}]\n"
         );
         std::fs::write(self.config(), text).expect("write the configuration");
     }

@@ -93,7 +93,8 @@ impl Portal {
              CREATE OR REPLACE TRIGGER tell AFTER INSERT OR UPDATE ON portalhook.successes EXECUTE FUNCTION public.tell();",
         );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("start a runtime");
-        let waited = runtime.block_on(tokio::time::timeout(LIMIT, until(self.database.owner_url(), query)));
+        let waited =
+            runtime.block_on(async { tokio::time::timeout(LIMIT, until(self.database.owner_url(), query)).await });
         assert!(waited.is_ok(), "waited {LIMIT:?} for: {query}");
     }
 

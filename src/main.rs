@@ -1,15 +1,22 @@
 //! portalhook: committed changes of a feedback portal's PostgreSQL as signed webhooks, exact at any lag.
 
+mod advance;
 mod capture;
 mod change;
 mod cli;
 mod config;
+mod daemon;
+mod deliver;
 mod error;
+mod event;
+mod failpoint;
+mod ledger;
 mod log;
 mod lsn;
 mod mapping;
 mod mirror;
 mod pgoutput;
+mod route;
 mod session;
 mod setup;
 mod throwaway;

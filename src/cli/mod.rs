@@ -1,6 +1,7 @@
 //! The command line: what the commands are called, what they say about themselves, and how they end.
 
 mod demo;
+mod run;
 mod setup;
 
 use std::ffi::OsString;
@@ -63,7 +64,10 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    /// Prepare a database: role, schemas, mapping, mirror, publication, slot; safe to run again
     Setup(setup::Setup),
+    /// Run the daemon: read the stream, record events, deliver them
+    Run,
     /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
     ///
     /// Needs an installed PostgreSQL server, no configuration and no rights. Ends by itself within a minute and leaves
@@ -76,8 +80,9 @@ impl Command {
         match self {
             Self::Setup(setup) => {
                 let url = config.database.url()?.expose().to_owned();
-                setup.run(url, config.capture.publication, config.capture.slot).await
+                setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await
             }
+            Self::Run => run::run(&config, shutdown()?).await,
             Self::Demo => demo::run(shutdown()?).await,
         }
     }

@@ -4,7 +4,7 @@ use super::layout::{MIRROR_SCHEMA, quote};
 use super::plan::{Entity, EntityPlan, Plan, Table, Template};
 
 /// Which rows of the base an evaluation shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Variant {
     /// Those that are live.
     Live,

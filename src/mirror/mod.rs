@@ -1,4 +1,11 @@
-//! A copy of just the columns that the mapping uses: the database as of the stream's position.
+//! The mirror: just the columns that the mapping uses, of every table that it uses, as of the stream's position.
 
+pub(crate) mod apply;
+pub(crate) mod array;
+pub(crate) mod cache;
 pub(crate) mod copy;
 pub(crate) mod counters;
+pub(crate) mod evaluate;
+pub(crate) mod filter;
+pub(crate) mod net;
+pub(crate) mod prepared;

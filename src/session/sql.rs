@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::ops::{Deref, DerefMut};
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Socket, tls::NoTlsStream};
@@ -14,6 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 /// A connected client and the task that moves its bytes; both end when it is dropped.
 pub(crate) struct Session {
     client: Client,
+    hints: Option<mpsc::Receiver<()>>,
     connection: JoinHandle<()>,
 }
 
@@ -33,7 +35,8 @@ pub(crate) async fn connect(database: &Database, application_name: &str) -> Resu
         Err(_) => return Err(Error::new(Kind::Unavailable, format!("connect to {database}: no answer in {limit:?}"))),
     };
     let newer = connection.parameter("server_version").and_then(settings::major_version) >= Some(settings::NEWER);
-    let session = Session { client, connection: tokio::spawn(drive(connection)) };
+    let (hint, hints) = mpsc::channel(1);
+    let session = Session { client, hints: Some(hints), connection: tokio::spawn(drive(connection, hint)) };
     if newer {
         session.batch_execute(settings::PIN_NEWER).await.context("pin the session's settings")?;
     }
@@ -41,10 +44,12 @@ pub(crate) async fn connect(database: &Database, application_name: &str) -> Resu
 }
 
 /// Moves bytes until the client is dropped or the connection ends.
-async fn drive(mut connection: Connection<Socket, NoTlsStream>) {
+async fn drive(mut connection: Connection<Socket, NoTlsStream>, hint: mpsc::Sender<()>) {
     loop {
         match std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             Some(Ok(AsyncMessage::Notice(notice))) => tracing::debug!(%notice, "postgresql says"),
+            // A full channel holds a hint already.
+            Some(Ok(AsyncMessage::Notification(_))) => drop(hint.try_send(())),
             Some(Ok(_)) => {}
             // The client's next call fails with "connection closed"; only here can be seen why.
             Some(Err(error)) => {
@@ -77,6 +82,13 @@ fn refused<T>(database: &Database, error: tokio_postgres::Error) -> Result<T> {
     match error.code().and_then(kind_of_refusal) {
         Some(kind) => Err(Error::because(kind, context, error)),
         None => Err(error).context(context),
+    }
+}
+
+impl Session {
+    /// A hint for each burst of notifications on the channels that the session listens to; given once.
+    pub(crate) fn take_hints(&mut self) -> Option<mpsc::Receiver<()>> {
+        self.hints.take()
     }
 }
 

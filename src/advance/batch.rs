@@ -1,0 +1,320 @@
+//! One batch: evaluate what it writes, apply it, evaluate again, and say what happened.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Advance;
+use super::group::Group;
+use super::operations::Operation;
+use super::states::{States, evaluate_side};
+use super::surroundings::{Seen, Surroundings};
+use crate::error::Result;
+use crate::event::body::{self, Counters, Person};
+use crate::event::diff::{self, Event, Located, What};
+use crate::event::id::event_id;
+use crate::event::shape::Entry;
+use crate::ledger::record::Recorded;
+use crate::mapping::plan::Entity;
+use crate::mirror::apply::apply;
+use crate::mirror::net::{Net, Write};
+use crate::mirror::prepared::Prepared;
+use crate::route::Routed;
+
+/// What one transaction of the batch comes to.
+#[derive(Default)]
+struct Happened {
+    events: Vec<Event>,
+    counts: Vec<(Entity, Box<str>, i64)>,
+}
+
+impl Advance {
+    /// Takes the mirror past the batch and adds its events to the group.
+    pub(super) async fn batch(
+        &mut self,
+        sql: &Prepared<'_>,
+        mut nets: Vec<Net>,
+        operations: &HashMap<i64, Operation>,
+        group: &mut Group,
+    ) -> Result<()> {
+        let mut failures = Vec::new();
+        let before = evaluate_side(sql, &self.selects, &nets, |write| write.existed, &mut failures).await?;
+        let mut writes: Vec<&mut Write> = nets.iter_mut().flat_map(|net| &mut net.writes).collect();
+        apply(sql, &self.plan, &self.mirrors, &mut writes).await?;
+        let after = evaluate_side(sql, &self.selects, &nets, |write| write.image.is_some(), &mut failures).await?;
+        let states: Vec<States> =
+            before.into_iter().zip(after).map(|(before, after)| States { before, after }).collect();
+
+        let mut surroundings = Surroundings::new(&self.selects, &nets, &states);
+        surroundings.forget(&mut self.cache);
+        self.forget_joined(&nets);
+
+        let happened: Vec<Happened> = nets.iter().map(|net| self.compare(net, &states, group)).collect();
+        self.surround(sql, &happened, &mut surroundings, &mut failures).await?;
+        let lsn = nets.last().map(|net| net.commit_lsn).unwrap_or_default();
+        group.failures.extend(failures.into_iter().map(|failure| (lsn, failure)));
+        for (number, (net, happened)) in nets.iter().zip(happened).enumerate() {
+            self.tell(number, net, happened, &surroundings, operations, group);
+        }
+        Ok(())
+    }
+
+    /// A change in a table that a SELECT joins or looks into may change any row of that SELECT.
+    fn forget_joined(&mut self, nets: &[Net]) {
+        let altered: HashSet<usize> = nets
+            .iter()
+            .flat_map(|net| {
+                let written = net.writes.iter().filter(|write| write.alters).map(|write| write.table);
+                written.chain(net.truncated.iter().map(|(table, _)| *table))
+            })
+            .collect();
+        for select in &self.selects {
+            if select.reads().iter().any(|table| altered.contains(table)) {
+                self.cache.drop_all(select.entity());
+            }
+        }
+    }
+
+    /// One transaction's rows before and after, entity by entity.
+    fn compare(&self, net: &Net, states: &[States], group: &mut Group) -> Happened {
+        let mut happened = Happened::default();
+        for (select, states) in self.selects.iter().zip(states) {
+            let writes = || net.writes.iter().filter(|write| Some(write.table) == select.base());
+            let located =
+                |write: &Write, entry: Option<Arc<Entry>>| entry.map(|entry| Located { entry, place: write.place });
+            let before = writes().filter_map(|write| located(write, states.before.live(&write.key))).collect();
+            let after = writes().filter_map(|write| located(write, states.after.live(&write.key))).collect();
+            let difference = diff::difference(&select.shape, before, after);
+            happened.events.extend(difference.events);
+            happened.counts.extend(difference.counts.into_iter().map(|(user, by)| (select.entity(), user, by)));
+            group.doubles(net.commit_lsn, select.entity(), &difference.doubles);
+        }
+        diff::sort(&mut happened.events);
+        happened
+    }
+
+    /// Looks up what the bodies name: posts first, then the users and portals that those and the events name.
+    async fn surround(
+        &mut self,
+        sql: &Prepared<'_>,
+        happened: &[Happened],
+        surroundings: &mut Surroundings,
+        failures: &mut Vec<crate::mirror::evaluate::RowFailure>,
+    ) -> Result<()> {
+        let mut posts = HashSet::new();
+        let mut users = HashSet::new();
+        let mut portals = HashSet::new();
+        for event in happened.iter().flat_map(|happened| &happened.events) {
+            let entry = &event.entry;
+            if event.entity == Entity::Posts {
+                users.extend(entry.reference(0).map(Box::from));
+                portals.extend(entry.reference(1).map(Box::from));
+            } else {
+                posts.extend(entry.reference(0).map(Box::from));
+                users.extend(entry.reference(1).map(Box::from));
+            }
+        }
+        let wanted = [(Entity::Posts, posts)];
+        surroundings.look_up(sql, &self.selects, &mut self.cache, &wanted, failures).await?;
+        for (number, happened) in happened.iter().enumerate() {
+            for event in happened.events.iter().filter(|event| event.entity != Entity::Posts) {
+                let Some(id) = event.entry.reference(0) else { continue };
+                let Some(Seen { entry: post, .. }) = surroundings.see(Entity::Posts, id, number) else { continue };
+                users.extend(post.reference(0).map(Box::from));
+                portals.extend(post.reference(1).map(Box::from));
+            }
+        }
+        let counted: HashSet<Box<str>> = users
+            .iter()
+            .cloned()
+            .chain(happened.iter().flat_map(|happened| happened.counts.iter().map(|(_, user, _)| user.clone())))
+            .collect();
+        let wanted = [(Entity::Users, users), (Entity::Portals, portals)];
+        surroundings.look_up(sql, &self.selects, &mut self.cache, &wanted, failures).await?;
+        self.counters.load(sql, counted.iter().map(AsRef::as_ref)).await
+    }
+
+    /// Counts, routes and writes the events of one transaction.
+    fn tell(
+        &mut self,
+        number: usize,
+        net: &Net,
+        happened: Happened,
+        surroundings: &Surroundings,
+        operations: &HashMap<i64, Operation>,
+        group: &mut Group,
+    ) {
+        // A user whose row the transaction removed is shown as just before it, counters included.
+        let earlier: HashMap<Box<str>, Counters> =
+            happened.counts.iter().map(|(_, user, _)| (user.clone(), self.counters.get(user))).collect();
+        for (entity, user, by) in &happened.counts {
+            self.counters.add(user, *entity, *by);
+        }
+        let mut operations: Vec<(usize, i64, &Operation)> =
+            net.operations.iter().filter_map(|at| Some((at.place, at.number, operations.get(&at.number)?))).collect();
+        operations.sort_by_key(|(place, number, _)| (*place, *number));
+        let mut due = operations.iter().peekable();
+        for event in &happened.events {
+            while let Some((_, operation, what)) = due.next_if(|(place, ..)| *place < event.place) {
+                self.tell_own(net, *operation, what, group);
+            }
+            if !self.is_folded(event, surroundings, number) {
+                self.tell_one(number, net, event, surroundings, &earlier, group);
+            }
+        }
+        for (_, operation, what) in due {
+            self.tell_own(net, *operation, what, group);
+        }
+        // Endpoints get what commits after the transaction that added them; a test names its endpoint.
+        for (_, _, what) in &operations {
+            self.change_routes(what, group);
+        }
+        for (_, operation, what) in &operations {
+            if let Operation::Test { endpoint, url } = what {
+                let routes = self.routes.route_to(*endpoint);
+                let data = body::endpoint_data(*endpoint, url, None);
+                self.record(net, "webhook.test", *operation, None, routes, &data, group);
+            }
+        }
+    }
+
+    /// `mapping.cascades = "fold"`: a vote or comment that goes with its post gives no event.
+    fn is_folded(&self, event: &Event, surroundings: &Surroundings, number: usize) -> bool {
+        self.settings.fold_cascades
+            && event.what == What::Deleted
+            && event.entity != Entity::Posts
+            && event.entry.reference(0).is_some_and(|post| surroundings.removes(Entity::Posts, post, number))
+    }
+
+    fn tell_one(
+        &mut self,
+        number: usize,
+        net: &Net,
+        event: &Event,
+        surroundings: &Surroundings,
+        earlier: &HashMap<Box<str>, Counters>,
+        group: &mut Group,
+    ) {
+        let see = |entity, id: Option<&str>| surroundings.see(entity, id?, number);
+        let own = event.entity == Entity::Posts;
+        let post = if own { None } else { see(Entity::Posts, event.entry.reference(0)) };
+        let post_entry = if own { Some(&event.entry) } else { post.as_ref().map(|seen| &seen.entry) };
+        let portal_id = post_entry.and_then(|post| post.reference(1));
+        let name = event.name();
+        let routes = self.routes.route(name, portal_id);
+        let body = if routes.is_empty() {
+            None
+        } else {
+            let person = see(Entity::Users, event.entry.reference(if own { 0 } else { 1 }));
+            let author = post.as_ref().and_then(|seen| see(Entity::Users, seen.entry.reference(0)));
+            let portal = see(Entity::Portals, portal_id);
+            let around = body::Surroundings {
+                person: self.person(person.as_ref(), earlier),
+                post: post.as_ref().map(|seen| (&*seen.entry, self.person(author.as_ref(), earlier))),
+                portal: portal.as_ref().map(|seen| &*seen.entry),
+            };
+            let changed = event.changed.as_ref().map(|(before, columns)| (&**before, columns.as_slice()));
+            Some(body::data(&self.shapes, event.entity, &event.entry, &around, changed))
+        };
+        let subject = &event.entry.id;
+        let kind = match event.entity {
+            Entity::Posts => "post",
+            Entity::Votes => "vote",
+            _ => "comment",
+        };
+        let id = event_id(&group.checkpoint.source, net.xid, name, subject);
+        group.push(
+            net,
+            self.settings.max_body,
+            Recorded {
+                position: 0,
+                event: name.to_owned(),
+                commit_micros: net.commit_micros,
+                xid: net.xid,
+                lsn: net.commit_lsn,
+                portal: portal_id.map(str::to_owned),
+                post: if own { Some(subject.to_string()) } else { event.entry.reference(0).map(str::to_owned) },
+                entity: format!("{kind}:{subject}"),
+                body: body.map(|data| Bytes::from(body::envelope(&id, net.commit_micros, name, &data))),
+                id,
+                routes,
+            },
+        );
+    }
+
+    fn person<'s>(&self, seen: Option<&'s Seen>, earlier: &HashMap<Box<str>, Counters>) -> Option<Person<'s>> {
+        let Seen { entry, removed } = seen?;
+        let before = removed.then(|| earlier.get(&entry.id).copied()).flatten();
+        Some(Person { entry, counters: before.unwrap_or_else(|| self.counters.get(&entry.id)) })
+    }
+
+    /// The events that operations are: `emit` and a disabled endpoint.
+    fn tell_own(&mut self, net: &Net, number: i64, operation: &Operation, group: &mut Group) {
+        match operation {
+            Operation::Emit { event, data, portal } => {
+                let routes = self.routes.route(event, portal.as_deref());
+                self.record(net, event, number, portal.clone(), routes, data, group);
+            }
+            Operation::Disabled { endpoint, url, portal, reason } => {
+                let routes = self.routes.route_but("endpoint.disabled", portal.as_deref(), *endpoint);
+                let data = body::endpoint_data(*endpoint, url, Some(reason));
+                self.record(net, "endpoint.disabled", number, portal.clone(), routes, &data, group);
+            }
+            Operation::PutEndpoint { .. }
+            | Operation::DeleteEndpoint { .. }
+            | Operation::Test { .. }
+            | Operation::Mapping { .. } => {}
+        }
+    }
+
+    fn change_routes(&mut self, operation: &Operation, group: &mut Group) {
+        match operation {
+            Operation::PutEndpoint { endpoint, events, portal } => {
+                self.routes.put(*endpoint, events.clone(), portal.clone());
+                group.routes_changed = true;
+            }
+            Operation::DeleteEndpoint { endpoint } => {
+                self.routes.remove(*endpoint);
+                group.routes_changed = true;
+            }
+            Operation::Mapping { entity } => {
+                tracing::warn!("the SELECT of {entity} was changed: run portalhook setup to make it count");
+            }
+            Operation::Test { .. } | Operation::Emit { .. } | Operation::Disabled { .. } => {}
+        }
+    }
+
+    /// Adds an event that is not about a row: the operation's number is its subject.
+    #[expect(clippy::too_many_arguments, reason = "an event has that many parts, and two callers")]
+    fn record(
+        &self,
+        net: &Net,
+        name: &str,
+        number: i64,
+        portal: Option<String>,
+        routes: Vec<Routed>,
+        data: &str,
+        group: &mut Group,
+    ) {
+        let id = event_id(&group.checkpoint.source, net.xid, name, &number.to_string());
+        let body = (!routes.is_empty()).then(|| Bytes::from(body::envelope(&id, net.commit_micros, name, data)));
+        group.push(
+            net,
+            self.settings.max_body,
+            Recorded {
+                position: 0,
+                id,
+                event: name.to_owned(),
+                commit_micros: net.commit_micros,
+                xid: net.xid,
+                lsn: net.commit_lsn,
+                portal,
+                post: None,
+                entity: format!("operation:{number}"),
+                routes,
+                body,
+            },
+        );
+    }
+}

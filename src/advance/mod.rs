@@ -1,0 +1,328 @@
+//! The heart: committed transactions → the mirror, and the events that they are.
+//!
+//! Transactions that have arrived are taken together: netted, filtered, cut into batches, and written in one group commit
+//! that also moves the checkpoint. So at every commit the mirror is the database as of the checkpoint, and after a crash
+//! the same stream gives the same events. After an error nothing here is worth keeping: the daemon starts it anew from
+//! the checkpoint.
+
+mod batch;
+mod cut;
+mod durable;
+mod group;
+mod operations;
+mod states;
+mod surroundings;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use self::cut::Cuts;
+use self::durable::Durable;
+use self::group::Group;
+use self::operations::Operation;
+use crate::capture;
+use crate::change::Transaction;
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::event::body::Shapes;
+use crate::failpoint;
+use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::feed::{Committed, Feed};
+use crate::ledger::partitions;
+use crate::ledger::record::{self, Recorded};
+use crate::lsn::Lsn;
+use crate::mapping::plan::{Entity, Plan};
+use crate::mirror::apply::MirrorSql;
+use crate::mirror::cache::Cache;
+use crate::mirror::counters::CounterRows;
+use crate::mirror::evaluate::Select;
+use crate::mirror::filter::filter;
+use crate::mirror::net::{Net, Netting};
+use crate::mirror::prepared::Prepared;
+use crate::route::{Route, Routes};
+use crate::session::Session;
+
+/// The most transactions that one group commit takes.
+const GROUP: usize = 500;
+
+/// While behind, how long a group waits for more: a batch of six where hundreds are possible costs ten times as much.
+const FILL: Duration = Duration::from_millis(3);
+
+/// Fewer than this in one look means that the reader keeps pace: nothing waits.
+const BEHIND: usize = 8;
+
+/// How often a commit is asked for that PostgreSQL has not flushed yet.
+const FLUSH_LOOK: Duration = Duration::from_millis(100);
+
+/// Plans must not be made from what an empty mirror looked like; the stream redelivers what a crash takes back.
+const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
+                        SET synchronous_commit = off";
+
+/// What the heart needs to know of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Bytes of evaluated rows in memory (`mirror.cache`).
+    pub(crate) cache: usize,
+    /// Bytes (`deliver.max_body`).
+    pub(crate) max_body: usize,
+    /// `mapping.cascades = "fold"`
+    pub(crate) fold_cascades: bool,
+}
+
+/// The mirror's state in memory, and what it is made from.
+pub(crate) struct Advance {
+    settings: Settings,
+    plan: Plan,
+    mirrors: Vec<MirrorSql>,
+    selects: Vec<Select>,
+    shapes: Shapes,
+    cuts: Cuts,
+    netting: Netting,
+    cache: Cache,
+    counters: CounterRows,
+    routes: Routes,
+    checkpoint: Checkpoint,
+    day: String,
+}
+
+impl Advance {
+    /// Takes the capture and loads what it goes on from. The session is the write session from here on.
+    pub(crate) async fn load(session: &Session, settings: Settings) -> Result<Self> {
+        session.batch_execute(SETTINGS).await.context("prepare the write session")?;
+        let checkpoint = Checkpoint::take(session).await?;
+        let plan = load_plan(session).await?;
+        let day = partitions::prepare(session).await?;
+        let rows = session
+            .query("SELECT endpoint, events, portal, sequence FROM portalhook.routes", &[])
+            .await
+            .context("load routes")?;
+        let routes = Routes::new(
+            rows.iter().map(|row| (row.get(0), Route { events: row.get(1), portal: row.get(2), sequence: row.get(3) })),
+        );
+        let selects: Vec<Select> = plan.entities.iter().map(|entity| Select::new(&plan, entity)).collect();
+        Ok(Self {
+            settings,
+            mirrors: plan.tables.iter().map(MirrorSql::new).collect(),
+            shapes: shapes(&selects)?,
+            selects,
+            cuts: Cuts::new(&plan),
+            netting: Netting::new(&plan),
+            cache: Cache::new(settings.cache),
+            counters: CounterRows::default(),
+            routes,
+            checkpoint,
+            day,
+            plan,
+        })
+    }
+
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Takes transactions until `shutdown`, or until capture ends (its own error says why).
+    pub(crate) async fn run(
+        mut self,
+        session: &Session,
+        transactions: &mut capture::Receiver,
+        confirmed: &watch::Sender<Lsn>,
+        feed: &mut Feed,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let sql = Prepared::new(session);
+        let mut durable = Durable::default();
+        loop {
+            // In this order: an end is an end; flushed commits free the slot; then the stream.
+            let first = tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|now| *now) => return Ok(()),
+                () = tokio::time::sleep(FLUSH_LOOK), if durable.is_waiting() => {
+                    durable.look(&sql, confirmed).await?;
+                    continue;
+                }
+                next = transactions.recv() => next,
+            };
+            let Some(first) = first else { return Ok(()) };
+            let taken = gulp(first, transactions).await;
+            failpoint::hit("received");
+            let end = taken.last().map(|transaction| transaction.end_lsn).unwrap_or_default();
+            let (events, written) = self.group(&sql, session, taken).await?;
+            durable.add(end, written);
+            let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
+            feed.offer(committed, self.checkpoint.position);
+            if transactions.queued() == 0 {
+                durable.look(&sql, confirmed).await?;
+            }
+        }
+    }
+
+    /// One group commit; gives its events, and where its commit lies in the write-ahead log (`None`: nothing was written).
+    async fn group(
+        &mut self,
+        sql: &Prepared<'_>,
+        session: &Session,
+        transactions: Vec<Transaction>,
+    ) -> Result<(Vec<Recorded>, Option<Lsn>)> {
+        let nets: Vec<Net> =
+            transactions.into_iter().map(|transaction| self.netting.net(transaction)).collect::<Result<_>>()?;
+        let Some(last) = nets.last() else { return Ok((Vec::new(), None)) };
+        let mut checkpoint = self.checkpoint.clone();
+        checkpoint.lsn = last.end_lsn;
+        checkpoint.xid = last.xid;
+        let silent =
+            nets.iter().all(|net| net.writes.is_empty() && net.operations.is_empty() && net.truncated.is_empty());
+        if silent {
+            // The slot moves on; the checkpoint can stay, since reading these again would give nothing again.
+            return Ok((Vec::new(), None));
+        }
+        if partitions::is_another_day(&self.day) {
+            self.day = partitions::prepare(session).await?;
+        }
+        let started_at = self.checkpoint.position;
+        let sent = sql.sent();
+        let mut group = Group::new(checkpoint);
+        group.transactions = nets.len();
+        sql.run("begin a group", "BEGIN").await?;
+        let wanted: Vec<(i64, u64)> =
+            nets.iter().flat_map(|net| net.operations.iter().map(|at| (at.number, net.xid))).collect();
+        let operations = operations::read(sql, &wanted).await?;
+        for part in parts(nets) {
+            self.part(sql, part, &operations, &mut group).await?;
+        }
+        record::events(sql, &self.day, &group.events).await?;
+        self.counters.write(sql).await?;
+        if group.routes_changed {
+            record::routes(sql, &self.routes, started_at).await?;
+        }
+        record::failures(sql, &self.plan, &group.failures).await?;
+        group.checkpoint.advance(sql).await?;
+        failpoint::hit("evaluated");
+        sql.run("commit a group", "COMMIT").await?;
+        failpoint::hit("committed");
+        let written = durable::written(sql).await?;
+        tracing::debug!(
+            transactions = group.transactions,
+            batches = group.batches,
+            events = group.events.len(),
+            statements = sql.sent() - sent,
+            lsn = %group.checkpoint.lsn,
+            "advanced"
+        );
+        self.checkpoint = group.checkpoint;
+        Ok((group.events, Some(written)))
+    }
+
+    /// Transactions that the mirror can be asked about together.
+    async fn part(
+        &mut self,
+        sql: &Prepared<'_>,
+        mut nets: Vec<Net>,
+        operations: &HashMap<i64, Operation>,
+        group: &mut Group,
+    ) -> Result<()> {
+        if let [net] = nets.as_mut_slice() {
+            for (table, place) in net.truncated.clone() {
+                let keys = self.mirrors[table].keys(sql).await?;
+                net.truncate(table, place, keys);
+            }
+        }
+        filter(sql, &self.plan, &self.mirrors, &mut nets).await?;
+        nets.retain(|net| !net.writes.is_empty() || !net.operations.is_empty());
+        for batch in self.cuts.batches(nets) {
+            group.batches += 1;
+            self.batch(sql, batch, operations, group).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What has arrived, up to a group; while behind it waits a moment for a full one.
+async fn gulp(first: Transaction, transactions: &mut capture::Receiver) -> Vec<Transaction> {
+    let mut taken = vec![first];
+    drain(&mut taken, transactions);
+    if (BEHIND..GROUP).contains(&taken.len()) {
+        let full = tokio::time::sleep(FILL);
+        tokio::pin!(full);
+        while taken.len() < GROUP {
+            tokio::select! {
+                biased;
+                next = transactions.recv() => match next {
+                    Some(next) => taken.push(next),
+                    None => break,
+                },
+                () = &mut full => break,
+            }
+        }
+    }
+    taken
+}
+
+fn drain(taken: &mut Vec<Transaction>, transactions: &mut capture::Receiver) {
+    while taken.len() < GROUP {
+        let Some(next) = transactions.try_recv() else { return };
+        taken.push(next);
+    }
+}
+
+/// A TRUNCATE stands alone: it has to ask the mirror, as it is then, what it removes.
+fn parts(nets: Vec<Net>) -> Vec<Vec<Net>> {
+    let mut parts: Vec<Vec<Net>> = Vec::new();
+    let mut open = false;
+    for net in nets {
+        let alone = !net.truncated.is_empty();
+        if !open || alone {
+            parts.push(Vec::new());
+        }
+        open = !alone;
+        if let Some(part) = parts.last_mut() {
+            part.push(net);
+        }
+    }
+    parts
+}
+
+async fn load_plan(session: &Session) -> Result<Plan> {
+    let row = session
+        .query_opt("SELECT plan::text FROM portalhook.plan", &[])
+        .await
+        .context("load the plan")?
+        .ok_or_else(|| Error::usage("this database has no mapping yet: run portalhook setup --views FILE"))?;
+    serde_json::from_str(row.get(0)).map_err(|error| {
+        Error::new(
+            Kind::Usage,
+            format!("the plan in portalhook.plan is of another version ({error}): run portalhook setup again"),
+        )
+    })
+}
+
+fn shapes(selects: &[Select]) -> Result<Shapes> {
+    let shape = |entity: Entity| {
+        selects.iter().find(|select| select.entity() == entity).map(|select| select.shape.clone()).ok_or_else(|| {
+            Error::usage(format!("the mapping has no {}: run portalhook setup --views FILE", entity.name()))
+        })
+    };
+    Ok(Shapes {
+        posts: shape(Entity::Posts)?,
+        votes: shape(Entity::Votes)?,
+        comments: shape(Entity::Comments)?,
+        users: shape(Entity::Users)?,
+        portals: shape(Entity::Portals)?,
+    })
+}
+
+/// A recorded event as delivery hears of it.
+fn offer(event: Recorded, day: &str) -> Committed {
+    Committed {
+        position: event.position,
+        recorded_on: Arc::from(day),
+        id: event.id.into(),
+        event: event.event.into(),
+        entity: event.entity.into(),
+        post: event.post.map(Into::into),
+        portal: event.portal.map(Into::into),
+        routes: event.routes,
+        body: event.body,
+    }
+}

@@ -1,0 +1,578 @@
+//! The one task that decides what is sent when. It owns all state of delivery; attempts and questions to the ledger run
+//! beside it and come back as values. Everything in its memory can be lost: what is due stands in the ledger.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+use super::Settings;
+use super::endpoint::{self, Endpoint};
+use super::flight::{Flights, Landed};
+use super::lanes::MOST_RESTING;
+use super::network;
+use super::outcome::{Failure, Outcome};
+use super::outlet::{Body, Outlet};
+use super::retry::{self, Next};
+use super::secrets::Secrets;
+use super::send::Sender;
+use crate::error::{Context as _, Result};
+use crate::failpoint;
+use crate::ledger::backlog::{Backlog, Cursor, Ledger, Pending, Standing, Window};
+use crate::ledger::cancel;
+use crate::ledger::feed::{FeedReceiver, News, Offer};
+use crate::ledger::finish::{Batch, Finished, Recorder, Status, Success};
+use crate::session::Session;
+
+/// Outcomes are recorded together: this long after the first one, or when there are this many.
+const FLUSH_AFTER: Duration = Duration::from_millis(50);
+const FLUSH_AT: usize = 500;
+/// Settings and due deliveries are read at least this often; a notification makes it sooner.
+const RELOAD_EVERY: Duration = Duration::from_secs(5);
+/// A cursor that has nothing to record follows the stream in steps of this many positions.
+const IDLE_STEP: i64 = 10_000;
+/// Deliveries that one look at the ledger finds due, of each endpoint.
+const DUE_AT_ONCE: usize = 1000;
+
+/// Delivers until `shutdown` turns true; then waits for attempts in flight and records them.
+///
+/// `connect` gives a session with pinned settings. An error of kind `Unavailable` means that the database went away:
+/// calling again with the same feed goes on where the ledger stands.
+pub(crate) async fn run(
+    settings: Settings,
+    connect: impl AsyncFn() -> Result<Session>,
+    feed: &mut FeedReceiver,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<()> {
+    let mut reader = connect().await.context("connect to read the ledger")?;
+    let (_none, nothing) = mpsc::channel(1);
+    let mut notices = reader.take_hints().unwrap_or(nothing);
+    reader.batch_execute("LISTEN portalhook").await.context("listen for changes of settings")?;
+    let ledger = Arc::new(Ledger::new(reader).await?);
+    let recorder = Arc::new(Recorder::new(connect().await.context("connect to record outcomes")?).await?);
+    let policy = network::Policy::new(settings.allow_networks.clone());
+    let sender = Sender::new(policy, settings.timeout, settings.max_body)?;
+    let secrets = Arc::new(Secrets::default());
+    let flights = Flights::new(sender, secrets.clone(), ledger.clone());
+    let mut dispatcher = Dispatcher::new(settings, ledger, recorder, secrets, flights, feed.committed());
+    dispatcher.serve(feed, &mut notices, &mut shutdown).await
+}
+
+/// An answer of the ledger.
+enum Answer {
+    Reloaded(Vec<Endpoint>, Vec<Pending>),
+    Opened(Arc<Endpoint>, Standing, Vec<Pending>),
+    Backlog(i64, Window, Backlog),
+    Bodies(i64, Vec<(i64, Option<bytes::Bytes>)>),
+    Recorded(Batch),
+    Disabled(i64),
+}
+
+struct Dispatcher {
+    settings: Settings,
+    ledger: Arc<Ledger>,
+    recorder: Arc<Recorder>,
+    secrets: Arc<Secrets>,
+    flights: Flights,
+    asked: FuturesUnordered<BoxFuture<'static, Result<Answer>>>,
+    outlets: HashMap<i64, Outlet>,
+    opening: BTreeSet<i64>,
+    /// Endpoints that events were routed to and that have no outlet: added, disabled or deleted a moment ago.
+    strays: BTreeMap<i64, Cursor>,
+    /// Those that a reload has looked into.
+    absent: BTreeSet<i64>,
+    /// Attempts that came back since the ledger was last asked what is due: its answer is older.
+    landed: HashSet<(i64, i64)>,
+    /// Everything up to here is committed.
+    committed: i64,
+    /// Outcomes that wait to be recorded, and since when.
+    batch: Batch,
+    flush_at: Option<Instant>,
+    flushing: bool,
+    reload_at: Instant,
+    reloading: bool,
+    /// When to look at which outlet again.
+    wakes: BTreeSet<(Instant, i64)>,
+    draining: Option<Instant>,
+}
+
+impl Dispatcher {
+    fn new(
+        settings: Settings,
+        ledger: Arc<Ledger>,
+        recorder: Arc<Recorder>,
+        secrets: Arc<Secrets>,
+        flights: Flights,
+        committed: i64,
+    ) -> Self {
+        Self {
+            settings,
+            ledger,
+            recorder,
+            secrets,
+            flights,
+            asked: FuturesUnordered::new(),
+            outlets: HashMap::new(),
+            opening: BTreeSet::new(),
+            strays: BTreeMap::new(),
+            absent: BTreeSet::new(),
+            landed: HashSet::new(),
+            committed,
+            batch: Batch::default(),
+            flush_at: None,
+            flushing: false,
+            reload_at: Instant::now(),
+            reloading: false,
+            wakes: BTreeSet::new(),
+            draining: None,
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        feed: &mut FeedReceiver,
+        notices: &mut mpsc::Receiver<()>,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> Result<()> {
+        while !self.is_drained() {
+            let timer = self.next_timer();
+            // The order is the priority: a shutdown waits behind nothing; what the ledger answers and what attempts
+            // bring back makes room, and is bounded by what was asked and started; news takes room, and what does not
+            // fit stays in the ledger; settings and time can wait a moment.
+            tokio::select! { biased;
+                changed = shutdown.wait_for(|stop| *stop), if self.draining.is_none() => {
+                    // A sender that is gone wants us gone.
+                    drop(changed);
+                    self.draining = Some(Instant::now() + self.settings.drain);
+                }
+                Some(answer) = self.asked.next() => self.answered(answer?),
+                Some(landed) = self.flights.next() => self.landed(landed?),
+                news = feed.next(), if self.draining.is_none() => self.heard(news),
+                Some(()) = notices.recv() => self.reload_at = Instant::now(),
+                () = sleep_until(timer.into()) => {}
+            }
+            self.on_time(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn is_drained(&self) -> bool {
+        self.draining.is_some() && self.flights.is_empty() && self.batch.is_empty() && !self.flushing
+    }
+
+    fn next_timer(&self) -> Instant {
+        let reload = (!self.reloading && self.draining.is_none()).then_some(self.reload_at);
+        let flush = self.flush_at.filter(|_| !self.flushing);
+        let wake = self.wakes.first().map(|(at, _)| *at).filter(|_| self.draining.is_none());
+        let deadline = self.draining.filter(|_| !self.flights.is_empty());
+        let latest = Instant::now() + RELOAD_EVERY;
+        [reload, flush, wake, deadline].into_iter().flatten().fold(latest, Instant::min)
+    }
+
+    /// Whatever is due by now.
+    fn on_time(&mut self, now: Instant) {
+        if let Some(deadline) = self.draining {
+            if now >= deadline {
+                self.flights.abort();
+            }
+            if self.flights.is_empty() {
+                self.flush_at = Some(now);
+            }
+        } else {
+            if now >= self.reload_at && !self.reloading {
+                self.reload(now);
+            }
+            while let Some((_, endpoint)) = self.wakes.first().copied().filter(|(at, _)| *at <= now) {
+                self.wakes.pop_first();
+                if let Some(outlet) = self.outlets.get_mut(&endpoint) {
+                    outlet.wake = None;
+                }
+                self.pump(endpoint, now);
+            }
+        }
+        if !self.flushing && (self.flush_at.is_some_and(|at| at <= now) || self.batch.len() >= FLUSH_AT) {
+            self.flush();
+        }
+    }
+
+    /// Reads settings, settles what deleted endpoints leave behind, and looks for deliveries that became due without our
+    /// doing: redelivered, or moved by hand.
+    fn reload(&mut self, now: Instant) {
+        self.reloading = true;
+        self.reload_at = now + RELOAD_EVERY;
+        self.secrets.forget();
+        self.landed.clear();
+        self.absent.extend(self.strays.keys());
+        let strays = std::mem::take(&mut self.strays);
+        let busy: Vec<i64> = self.outlets.keys().chain(&self.opening).copied().collect();
+        let open: Vec<i64> = self.outlets.iter().filter(|(_, outlet)| !outlet.closing).map(|(id, _)| *id).collect();
+        let mut known = (Vec::new(), Vec::new());
+        for (endpoint, outlet) in &self.outlets {
+            for (position, _) in outlet.lane.awake().filter(|(_, delivery)| delivery.has_row) {
+                known.0.push(*endpoint);
+                known.1.push(position);
+            }
+        }
+        let ledger = self.ledger.clone();
+        self.ask(async move {
+            cancel::deleted(ledger.client(), &busy, &strays).await?;
+            let due = ledger.pending(&open, false, known, DUE_AT_ONCE).await?;
+            Ok(Answer::Reloaded(endpoint::load(ledger.client()).await?, due))
+        });
+        self.move_idle_cursors();
+    }
+
+    /// An endpoint that gets nothing must not read a long ledger after a restart.
+    fn move_idle_cursors(&mut self) {
+        for (endpoint, outlet) in &mut self.outlets {
+            if let Some(cursor) = outlet.advance(IDLE_STEP) {
+                self.batch.cursors.insert(*endpoint, cursor);
+                self.flush_at.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn ask(&mut self, question: impl Future<Output = Result<Answer>> + Send + 'static) {
+        self.asked.push(Box::pin(question));
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let now = Instant::now();
+        match answer {
+            Answer::Reloaded(endpoints, due) => self.reloaded(endpoints, &due, now),
+            Answer::Opened(endpoint, standing, pending) => {
+                let id = endpoint.id;
+                self.opening.remove(&id);
+                let mut outlet = Outlet::open(endpoint, self.settings.max_in_flight, standing, now);
+                pending.iter().for_each(|row| outlet.pending(row, now));
+                self.outlets.insert(id, outlet);
+                self.pump(id, now);
+            }
+            Answer::Backlog(endpoint, window, backlog) => {
+                if let Some(outlet) = self.outlets.get_mut(&endpoint) {
+                    outlet.backlog(&backlog, window, now);
+                    self.pump(endpoint, now);
+                }
+            }
+            Answer::Bodies(endpoint, bodies) => self.launch(endpoint, bodies, now),
+            Answer::Recorded(batch) => self.recorded(&batch, now),
+            Answer::Disabled(id) => {
+                if let Some(outlet) = self.outlets.get_mut(&id) {
+                    outlet.recording -= 1;
+                }
+                self.close(id);
+            }
+        }
+    }
+
+    /// The settings as they are now: opens, adjusts and closes outlets.
+    fn reloaded(&mut self, endpoints: Vec<Endpoint>, due: &[Pending], now: Instant) {
+        self.reloading = false;
+        for row in due.iter().filter(|row| !self.landed.contains(&(row.endpoint, row.event.position))) {
+            if let Some(outlet) = self.outlets.get_mut(&row.endpoint) {
+                outlet.pending(row, now);
+            }
+        }
+        let enabled: BTreeSet<i64> = endpoints.iter().map(|endpoint| endpoint.id).collect();
+        for endpoint in endpoints.into_iter().map(Arc::new) {
+            match self.outlets.get_mut(&endpoint.id) {
+                // Opened again by a later reload, from its cursor.
+                Some(outlet) if outlet.closing => {}
+                Some(outlet) => outlet.adjust(endpoint, self.settings.max_in_flight, now),
+                None => self.open(endpoint),
+            }
+        }
+        let all: Vec<i64> = self.outlets.keys().copied().collect();
+        for id in all {
+            if enabled.contains(&id) { self.pump(id, now) } else { self.close(id) }
+        }
+    }
+
+    fn open(&mut self, endpoint: Arc<Endpoint>) {
+        if self.draining.is_some() || !self.opening.insert(endpoint.id) {
+            return;
+        }
+        self.absent.remove(&endpoint.id);
+        let ledger = self.ledger.clone();
+        self.ask(async move {
+            let standing = ledger.standing(endpoint.id).await?;
+            let pending = ledger.pending(&[endpoint.id], true, Default::default(), MOST_RESTING).await?;
+            Ok(Answer::Opened(endpoint, standing, pending))
+        });
+    }
+
+    fn close(&mut self, id: i64) {
+        let Some(outlet) = self.outlets.get_mut(&id) else { return };
+        outlet.closing = true;
+        if outlet.is_quiet() {
+            self.outlets.remove(&id);
+            // What was deleted is settled, and what was enabled meanwhile opens, at the next reload.
+            self.reload_at = self.reload_at.min(Instant::now());
+        }
+    }
+
+    fn heard(&mut self, news: News) {
+        let now = Instant::now();
+        match news {
+            News::Through(position) => {
+                self.committed = self.committed.max(position);
+                let all: Vec<i64> = self.outlets.keys().copied().collect();
+                all.into_iter().for_each(|endpoint| self.pump(endpoint, now));
+            }
+            News::Offer(offer) => {
+                self.committed = self.committed.max(offer.through);
+                let routed = by_endpoint(&offer);
+                self.note_strays(&offer, &routed, now);
+                let mut touched = Vec::new();
+                for (endpoint, outlet) in &mut self.outlets {
+                    let own = routed.get(endpoint).map_or(&[][..], Vec::as_slice);
+                    if outlet.offer(&offer, own, now) || outlet.wants(self.committed).is_some() {
+                        touched.push(*endpoint);
+                    }
+                }
+                touched.into_iter().for_each(|endpoint| self.pump(endpoint, now));
+            }
+        }
+    }
+
+    fn note_strays(&mut self, offer: &Offer, routed: &HashMap<i64, Vec<(usize, i64)>>, now: Instant) {
+        for (endpoint, events) in routed {
+            if self.outlets.contains_key(endpoint) || self.opening.contains(endpoint) {
+                continue;
+            }
+            if let Some((index, sequence)) = events.first() {
+                let before = Cursor { position: offer.events[*index].position - 1, sequence: sequence - 1 };
+                self.strays.entry(*endpoint).or_insert(before);
+            }
+            if !self.absent.contains(endpoint) {
+                self.reload_at = now;
+            }
+        }
+    }
+
+    /// Starts what may start at an endpoint, and reads on where it is behind.
+    fn pump(&mut self, id: i64, now: Instant) {
+        let Some(outlet) = self.outlets.get_mut(&id) else { return };
+        if outlet.closing || self.draining.is_some() {
+            return;
+        }
+        let mut absent = (Vec::new(), Vec::new());
+        while let Some(position) = outlet.lane.next(now) {
+            match outlet.start(position) {
+                Some((_, delivery)) if matches!(delivery.body, Body::InLedger) => {
+                    absent.0.push(position);
+                    absent.1.push(delivery.recorded_on);
+                }
+                Some((attempts, delivery)) => {
+                    self.flights.start(outlet.endpoint.clone(), position, attempts + 1, delivery);
+                }
+                None => {}
+            }
+        }
+        if let Some(at) = outlet.lane.next_wake().filter(|at| outlet.wake.is_none_or(|wake| *at < wake)) {
+            if let Some(wake) = outlet.wake.replace(at) {
+                self.wakes.remove(&(wake, id));
+            }
+            self.wakes.insert((at, id));
+        }
+        let window = outlet.wants(self.committed);
+        outlet.reading |= window.is_some();
+        let ledger = self.ledger.clone();
+        if let Some(window) = window {
+            let ledger = ledger.clone();
+            self.ask(async move { Ok(Answer::Backlog(id, window, ledger.backlog(id, window).await?)) });
+        }
+        if !absent.0.is_empty() {
+            self.ask(async move { Ok(Answer::Bodies(id, ledger.bodies(&absent.0, &absent.1).await?)) });
+        }
+    }
+
+    /// Starts attempts whose bodies were read from the ledger.
+    fn launch(&mut self, id: i64, bodies: Vec<(i64, Option<bytes::Bytes>)>, now: Instant) {
+        let Some(outlet) = self.outlets.get_mut(&id) else { return };
+        for (position, body) in bodies {
+            let Some((attempts, delivery)) = outlet.lane.get(position).map(|(made, entry)| (made, entry.clone()))
+            else {
+                continue;
+            };
+            if outlet.closing || self.draining.is_some() {
+                // Never sent: it is due as it was.
+                outlet.lane.rest(position, now);
+                continue;
+            }
+            let body = body.map_or(Body::Missing, Body::Here);
+            let delivery = super::outlet::Delivery { body, ..delivery };
+            self.flights.start(outlet.endpoint.clone(), position, attempts + 1, delivery);
+        }
+        if outlet.closing {
+            self.close(id);
+        }
+    }
+
+    /// An attempt came back: its delivery is settled, or rests until it is tried again.
+    fn landed(&mut self, landed: Landed) {
+        let now = Instant::now();
+        let Landed { endpoint: id, position, attempted_at, outcome } = landed;
+        let Some(outlet) = self.outlets.get_mut(&id) else { return };
+        let Some((attempts, delivery)) = outlet.lane.get(position).map(|(made, entry)| (made, entry.clone())) else {
+            return;
+        };
+        self.landed.insert((id, position));
+        outlet.recorded(position);
+        outlet.recording += 1;
+        let mut row = Finished {
+            endpoint: id,
+            position,
+            recorded_on: delivery.recorded_on,
+            sequence: delivery.sequence,
+            event_id: delivery.id,
+            status: Status::Delivered,
+            attempts: attempts + 1,
+            attempted_at,
+            http_status: None,
+            error_class: None,
+            error: None,
+            duration: Duration::ZERO,
+            response: None,
+        };
+        match outcome {
+            Outcome::Delivered { status, duration } => {
+                outlet.succeeded();
+                outlet.lane.delivered(position, now);
+                if delivery.has_row {
+                    self.batch.finished.push(Finished { http_status: Some(status), duration, ..row });
+                } else {
+                    let success = Success { endpoint: id, position, attempted_at, http_status: status, duration };
+                    self.batch.successes.push(success);
+                }
+            }
+            Outcome::Failed(failure) => {
+                tracing::debug!(endpoint = id, position, attempt = attempts + 1, "failed: {}", failure.error);
+                row.status = self.judge(id, position, attempts + 1, &failure, now);
+                row.http_status = failure.status;
+                row.error_class = Some(failure.class.name());
+                row.error = Some(failure.error);
+                row.duration = failure.duration;
+                row.response = failure.response;
+                self.batch.finished.push(row);
+            }
+        }
+        self.flush_at.get_or_insert(now + FLUSH_AFTER);
+        self.pump(id, now);
+    }
+
+    /// What a failure means for the delivery and for its endpoint.
+    fn judge(&mut self, id: i64, position: i64, attempt: u32, failure: &Failure, now: Instant) -> Status {
+        let Some(outlet) = self.outlets.get_mut(&id) else { return Status::Failed };
+        let policy = &self.settings.retries;
+        let pauses = outlet.endpoint.pauses.as_deref();
+        let next = policy.next(pauses, attempt, failure, retry::seed(id, position, attempt));
+        if let Some(delivery) = outlet.lane.get_mut(position) {
+            delivery.has_row = true;
+        }
+        if failure.class.is_final() {
+            // It says nothing about the endpoint.
+            outlet.lane.given_up(position, now);
+            return Status::Failed;
+        }
+        let failing_for = outlet.failing_for(now);
+        outlet.lane.failed(position, now);
+        if next == Next::GiveUp {
+            outlet.exhausted += 1;
+            outlet.lane.given_up(position, now);
+        }
+        let verdict = policy.verdict(failure, outlet.exhausted, failing_for);
+        if let Some(reason) = verdict.filter(|_| !outlet.closing) {
+            self.disable(id, reason);
+        }
+        match next {
+            Next::Retry(pause) => Status::Pending(pause),
+            Next::GiveUp => Status::Failed,
+        }
+    }
+
+    /// Gives an endpoint up. Its backlog stays where it is, in the ledger.
+    fn disable(&mut self, id: i64, reason: String) {
+        tracing::warn!(endpoint = id, "endpoint disabled: {reason}");
+        if let Some(outlet) = self.outlets.get_mut(&id) {
+            outlet.closing = true;
+            outlet.recording += 1;
+        }
+        let ledger = self.ledger.clone();
+        self.ask(async move {
+            let sql = "UPDATE portalhook.endpoints SET enabled = false, disabled_reason = $2, disabled_at = now()
+                       WHERE id = $1 AND enabled";
+            ledger.client().execute(sql, &[&id, &reason]).await.context(format!("disable endpoint {id}"))?;
+            Ok(Answer::Disabled(id))
+        });
+    }
+
+    fn flush(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        self.flush_at = None;
+        let touched: BTreeSet<i64> = batch
+            .successes
+            .iter()
+            .map(|success| success.endpoint)
+            .chain(batch.finished.iter().map(|row| row.endpoint))
+            .collect();
+        for id in touched {
+            if let Some(cursor) = self.outlets.get_mut(&id).and_then(|outlet| outlet.advance(1)) {
+                batch.cursors.insert(id, cursor);
+            }
+        }
+        if batch.is_empty() {
+            return;
+        }
+        self.flushing = true;
+        let recorder = self.recorder.clone();
+        self.ask(async move {
+            recorder.record(&batch).await?;
+            Ok(Answer::Recorded(batch))
+        });
+    }
+
+    /// The ledger knows: retries may become due, and closing outlets may go.
+    fn recorded(&mut self, batch: &Batch, now: Instant) {
+        self.flushing = false;
+        let mut touched = BTreeSet::new();
+        for success in &batch.successes {
+            failpoint::hit("recorded");
+            touched.insert(success.endpoint);
+            if let Some(outlet) = self.outlets.get_mut(&success.endpoint) {
+                outlet.recording -= 1;
+            }
+        }
+        for row in &batch.finished {
+            failpoint::hit("recorded");
+            touched.insert(row.endpoint);
+            let Some(outlet) = self.outlets.get_mut(&row.endpoint) else { continue };
+            outlet.recording -= 1;
+            if let Status::Pending(pause) = row.status {
+                outlet.lane.rest(row.position, now + pause);
+            }
+        }
+        for id in touched {
+            match self.outlets.get(&id) {
+                Some(outlet) if outlet.closing => self.close(id),
+                _ => self.pump(id, now),
+            }
+        }
+    }
+}
+
+/// Which events of an offer go where: indexes and sequences by endpoint.
+fn by_endpoint(offer: &Offer) -> HashMap<i64, Vec<(usize, i64)>> {
+    let mut routed: HashMap<i64, Vec<(usize, i64)>> = HashMap::new();
+    for (index, event) in offer.events.iter().enumerate() {
+        for (endpoint, sequence) in &event.routes {
+            routed.entry(*endpoint).or_default().push((index, *sequence));
+        }
+    }
+    routed
+}

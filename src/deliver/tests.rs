@@ -1,0 +1,1 @@
+//! Delivery on a real PostgreSQL, to real receivers.

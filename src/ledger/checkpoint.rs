@@ -1,0 +1,68 @@
+//! How far the stream has been taken, and who may take it further.
+
+use tokio_postgres::Client;
+
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::lsn::Lsn;
+use crate::mirror::prepared::Prepared;
+
+const TAKE: &str = "UPDATE portalhook.checkpoint SET epoch = epoch + 1, updated_at = now() \
+                    RETURNING lsn::text, xid, position, epoch, source, system_identifier, database_oid, slot, publication";
+
+const ADVANCE: &str = "UPDATE portalhook.checkpoint SET lsn = $1::text::pg_lsn, xid = $2, position = $3, updated_at = now() \
+                       WHERE epoch = $4";
+
+/// The row of `portalhook.checkpoint`.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoint {
+    /// End of the last transaction that the mirror holds.
+    pub(crate) lsn: Lsn,
+    /// Its 64-bit transaction id: what later ones are widened by.
+    pub(crate) xid: u64,
+    /// Position of the last event.
+    pub(crate) position: i64,
+    /// The fence: whoever took the capture last knows it.
+    pub(crate) epoch: i64,
+    /// What makes event ids of this database unlike those of its copies.
+    pub(crate) source: String,
+    pub(crate) system_identifier: String,
+    pub(crate) database_oid: i64,
+    pub(crate) slot: String,
+    pub(crate) publication: String,
+}
+
+impl Checkpoint {
+    /// Takes the capture: from here on a process that took it earlier cannot commit.
+    pub(crate) async fn take(client: &Client) -> Result<Self> {
+        let row = client
+            .query_opt(TAKE, &[])
+            .await
+            .context("take the capture")?
+            .ok_or_else(|| Error::usage("this database is not set up: run portalhook setup first"))?;
+        let lsn: &str = row.get(0);
+        Ok(Self {
+            lsn: lsn.parse().map_err(|error| Error::failed(format!("the checkpoint cannot be read: {error}")))?,
+            xid: row.get::<_, i64>(1).unsigned_abs(),
+            position: row.get(2),
+            epoch: row.get(3),
+            source: row.get(4),
+            system_identifier: row.get(5),
+            database_oid: row.get(6),
+            slot: row.get(7),
+            publication: row.get(8),
+        })
+    }
+
+    /// Moves on to where the group ends, inside its transaction; refused when another process took the capture.
+    pub(crate) async fn advance(&self, sql: &Prepared<'_>) -> Result<()> {
+        let xid = i64::try_from(self.xid).map_err(|_| Error::failed("a transaction id is out of range"))?;
+        let moved = sql
+            .execute("move the checkpoint", ADVANCE, &[&self.lsn.to_string(), &xid, &self.position, &self.epoch])
+            .await?;
+        if moved == 1 {
+            Ok(())
+        } else {
+            Err(Error::new(Kind::Fenced, "another portalhook took over the capture of this database: this one stops"))
+        }
+    }
+}

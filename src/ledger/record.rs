@@ -1,0 +1,109 @@
+//! Events, routes and failed rows of one group commit → the ledger.
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::mapping::plan::Plan;
+use crate::mirror::array::TextArray;
+use crate::mirror::evaluate::RowFailure;
+use crate::mirror::prepared::Prepared;
+use crate::route::{Routed, Routes};
+
+const EVENTS: &str = include_str!("../../sql/queries/record_events.sql");
+const ROUTES: &str = include_str!("../../sql/queries/record_routes.sql");
+const FAILURES: &str = include_str!("../../sql/queries/record_row_failures.sql");
+
+/// One event as the ledger keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) position: i64,
+    pub(crate) id: String,
+    pub(crate) event: String,
+    pub(crate) commit_micros: i64,
+    pub(crate) xid: u64,
+    pub(crate) lsn: Lsn,
+    /// Mapped ids as text.
+    pub(crate) portal: Option<String>,
+    pub(crate) post: Option<String>,
+    /// `vote:500`: events of one entity keep their order.
+    pub(crate) entity: String,
+    pub(crate) routes: Vec<Routed>,
+    /// `None`: nobody wants it, or it is over `deliver.max_body`.
+    pub(crate) body: Option<Bytes>,
+}
+
+/// Inserts the events of a group; `day` is the UTC date of recording, `2026-11-24`.
+pub(crate) async fn events(sql: &Prepared<'_>, day: &str, events: &[Recorded]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let integers = |pick: &dyn Fn(&Recorded) -> i64| events.iter().map(pick).collect::<Vec<i64>>();
+    let texts = |pick: &dyn Fn(&Recorded) -> Option<Bytes>| TextArray(events.iter().map(pick).collect());
+    let text = |value: &str| Some(Bytes::copy_from_slice(value.as_bytes()));
+    let list = |event: &Recorded, pick: &dyn Fn(&Routed) -> i64| {
+        let numbers: Vec<String> = event.routes.iter().map(|route| pick(route).to_string()).collect();
+        text(&format!("{{{}}}", numbers.join(",")))
+    };
+    sql.execute(
+        "record events",
+        EVENTS,
+        &[
+            &day,
+            &integers(&|event| event.position),
+            &texts(&|event| text(&event.id)),
+            &texts(&|event| text(&event.event)),
+            &integers(&|event| event.commit_micros),
+            &integers(&|event| i64::try_from(event.xid).unwrap_or(i64::MAX)),
+            &texts(&|event| text(&event.lsn.to_string())),
+            &texts(&|event| event.portal.as_deref().and_then(text)),
+            &texts(&|event| event.post.as_deref().and_then(text)),
+            &texts(&|event| text(&event.entity)),
+            &texts(&|event| list(event, &|route| route.0)),
+            &texts(&|event| list(event, &|route| route.1)),
+            &texts(&|event| event.body.clone()),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Writes the endpoints as of the stream, with the cursors of new ones: called when something was routed or changed.
+pub(crate) async fn routes(sql: &Prepared<'_>, routes: &Routes, position: i64) -> Result<()> {
+    let endpoints: Vec<i64> = routes.iter().map(|(endpoint, _)| endpoint).collect();
+    let sequences: Vec<i64> = routes.iter().map(|(_, route)| route.sequence).collect();
+    let events: Vec<String> = routes
+        .iter()
+        .map(|(_, route)| serde_json::to_string(&route.events).unwrap_or_else(|_| "[]".to_owned()))
+        .collect();
+    let portals: Vec<Option<&str>> = routes.iter().map(|(_, route)| route.portal.as_deref()).collect();
+    sql.execute("record routes", ROUTES, &[&endpoints, &events, &portals, &sequences, &position]).await?;
+    Ok(())
+}
+
+/// Rows that the mapping could not evaluate.
+pub(crate) async fn failures(sql: &Prepared<'_>, plan: &Plan, failures: &[(Lsn, RowFailure)]) -> Result<()> {
+    for (lsn, failure) in failures {
+        let table = plan
+            .entity(failure.entity)
+            .and_then(|entity| entity.base)
+            .and_then(|base| plan.tables.get(base))
+            .map(|table| format!("{}.{}", table.schema, table.name))
+            .unwrap_or_default();
+        tracing::warn!(
+            table,
+            key = failure.key,
+            "the mapping of {} cannot evaluate a row ({}): {}",
+            failure.entity.name(),
+            failure.sqlstate,
+            failure.message
+        );
+        sql.execute(
+            "record a row that cannot be evaluated",
+            FAILURES,
+            &[&lsn.to_string(), &failure.entity.name(), &table, &failure.key, &failure.sqlstate, &failure.message],
+        )
+        .await?;
+    }
+    Ok(())
+}

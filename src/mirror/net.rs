@@ -1,0 +1,459 @@
+//! What a transaction comes to: one write for each key that it touched, whatever it did in between.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::change::{Change, Relation, Row, Transaction, TupleData};
+use crate::error::{Error, Result};
+use crate::mapping::plan::{Plan, Table};
+
+/// The key columns' output texts, in the order of `Table::key`.
+pub(crate) type Key = Box<[Bytes]>;
+
+/// What one transaction did to one row of a mirrored table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    /// Index into `Plan::tables`.
+    pub(crate) table: usize,
+    pub(crate) key: Key,
+    /// A row with this key was there before the transaction.
+    pub(crate) existed: bool,
+    /// The stored columns (`stored_columns`) after the transaction; `None`: the row is gone.
+    pub(crate) image: Option<Row>,
+    /// The row had this key before: its unsent values are found there.
+    pub(crate) moved_from: Option<Key>,
+    /// Where its last change stands in the transaction.
+    pub(crate) place: usize,
+    /// Whether a mirrored value differs; the filter finds out.
+    pub(crate) alters: bool,
+}
+
+impl Write {
+    /// A value that the stream did not send has to be taken from the mirror.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.image.as_ref().is_some_and(|row| row.contains(&TupleData::UnchangedToast))
+    }
+}
+
+/// A row of `portalhook.operations` and where it stands in its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OperationAt {
+    pub(crate) number: i64,
+    pub(crate) place: usize,
+}
+
+/// A transaction's net effect on the mirror.
+#[derive(Clone, Debug)]
+pub(crate) struct Net {
+    pub(crate) xid: u64,
+    pub(crate) commit_lsn: crate::lsn::Lsn,
+    pub(crate) end_lsn: crate::lsn::Lsn,
+    pub(crate) commit_micros: i64,
+    /// In the order of `place`.
+    pub(crate) writes: Vec<Write>,
+    pub(crate) operations: Vec<OperationAt>,
+    /// Tables that were truncated, and where; rows written before that place are gone already.
+    pub(crate) truncated: Vec<(usize, usize)>,
+}
+
+impl Net {
+    /// Expands a TRUNCATE at `place` into what it removed: the mirrored rows with these keys, unless the transaction itself
+    /// wrote them.
+    pub(crate) fn truncate(&mut self, table: usize, place: usize, keys: Vec<Key>) {
+        let mut removed: std::collections::HashSet<Key> = keys.into_iter().collect();
+        for write in self.writes.iter_mut().filter(|write| write.table == table) {
+            // A row with the same key that was inserted afterwards.
+            write.existed |= removed.remove(&write.key);
+        }
+        self.writes.extend(removed.into_iter().map(|key| Write {
+            table,
+            key,
+            existed: true,
+            image: None,
+            moved_from: None,
+            place,
+            alters: true,
+        }));
+        self.writes.sort_by(|a, b| (a.place, &a.key).cmp(&(b.place, &b.key)));
+    }
+}
+
+/// The columns that the mirror stores: all but generated ones, which are not in the stream.
+pub(crate) fn stored_columns(table: &Table) -> impl Iterator<Item = (usize, &crate::mapping::plan::Column)> {
+    table.columns.iter().enumerate().filter(|(_, column)| column.generated.is_none())
+}
+
+/// Nets transactions; remembers how each relation's columns map onto the mirror's.
+pub(crate) struct Netting {
+    tables: HashMap<u32, usize>,
+    layouts: Vec<Layout>,
+    projections: HashMap<u32, Projection>,
+}
+
+/// A mirror's columns, as netting needs them.
+struct Layout {
+    name: String,
+    stored: Vec<(String, u32)>,
+    /// Positions of the key's columns among the stored ones.
+    key: Vec<usize>,
+}
+
+struct Projection {
+    relation: Arc<Relation>,
+    table: usize,
+    /// For each stored column its position in the relation.
+    columns: Vec<usize>,
+}
+
+impl Netting {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let layouts = plan
+            .tables
+            .iter()
+            .map(|table| {
+                let stored: Vec<_> = stored_columns(table).map(|(index, column)| (index, column.clone())).collect();
+                let key = table
+                    .key
+                    .iter()
+                    .filter_map(|wanted| stored.iter().position(|(index, _)| index == wanted))
+                    .collect();
+                Layout {
+                    name: format!("{}.{}", table.schema, table.name),
+                    stored: stored.into_iter().map(|(_, column)| (column.name, column.type_oid)).collect(),
+                    key,
+                }
+            })
+            .collect();
+        let tables = plan.tables.iter().enumerate().map(|(index, table)| (table.oid, index)).collect();
+        Self { tables, layouts, projections: HashMap::new() }
+    }
+
+    /// Nets one transaction. Changes of tables that the mapping does not read are left out.
+    pub(crate) fn net(&mut self, transaction: Transaction) -> Result<Net> {
+        let mut rows = Rows::default();
+        let mut operations = Vec::new();
+        let mut truncated = Vec::new();
+        for (place, change) in transaction.changes.into_iter().enumerate() {
+            match change {
+                Change::Insert { relation, new } => {
+                    let Some(table) = self.project(&relation)? else { continue };
+                    let image = self.image(table, &relation, new)?;
+                    let key = self.key(table, &image)?;
+                    rows.put(table, key, image, place);
+                }
+                Change::Update { relation, old, new } => {
+                    let Some(table) = self.project(&relation)? else { continue };
+                    let image = self.image(table, &relation, new)?;
+                    let key = self.key(table, &image)?;
+                    let old_key = match old {
+                        Some(old) => {
+                            let old = self.image(table, &relation, old)?;
+                            self.key(table, &old)?
+                        }
+                        None => key.clone(),
+                    };
+                    if old_key == key {
+                        rows.update(table, key, image, place);
+                    } else {
+                        rows.rekey(table, old_key, key, image, place);
+                    }
+                }
+                Change::Delete { relation, old } => {
+                    let Some(table) = self.project(&relation)? else { continue };
+                    let old = self.image(table, &relation, old)?;
+                    let key = self.key(table, &old)?;
+                    rows.delete(table, key, place);
+                }
+                Change::Truncate { relations } => {
+                    for relation in relations {
+                        if let Some(table) = self.tables.get(&relation.oid).copied() {
+                            rows.truncate(table, place);
+                            truncated.push((table, place));
+                        }
+                    }
+                }
+                Change::Operation { number } => operations.push(OperationAt { number, place }),
+            }
+        }
+        Ok(Net {
+            xid: transaction.xid,
+            commit_lsn: transaction.commit_lsn,
+            end_lsn: transaction.end_lsn,
+            commit_micros: transaction.commit_micros,
+            writes: rows.into_writes(),
+            operations,
+            truncated,
+        })
+    }
+
+    /// The mirror's index for a relation, with its columns looked up when the relation is new or has changed.
+    fn project(&mut self, relation: &Arc<Relation>) -> Result<Option<usize>> {
+        let Some(table) = self.tables.get(&relation.oid).copied() else { return Ok(None) };
+        if self.projections.get(&relation.oid).is_some_and(|known| Arc::ptr_eq(&known.relation, relation)) {
+            return Ok(Some(table));
+        }
+        let layout = &self.layouts[table];
+        let columns = layout
+            .stored
+            .iter()
+            .map(|(name, type_oid)| {
+                let found = relation.columns.iter().position(|column| column.name == *name).ok_or_else(|| {
+                    Error::failed(format!(
+                        "column {name} of {} is in the mapping but no longer in the table: change the mapping \
+                         (portalhook setup --views FILE)",
+                        layout.name
+                    ))
+                })?;
+                if relation.columns[found].type_oid != *type_oid {
+                    return Err(Error::failed(format!(
+                        "column {name} of {} changed its type: run portalhook setup to copy it afresh",
+                        layout.name
+                    )));
+                }
+                Ok(found)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.projections.insert(relation.oid, Projection { relation: Arc::clone(relation), table, columns });
+        Ok(Some(table))
+    }
+
+    /// The stored columns of a row of the stream.
+    fn image(&self, table: usize, relation: &Arc<Relation>, mut row: Row) -> Result<Row> {
+        let projection = self
+            .projections
+            .get(&relation.oid)
+            .filter(|projection| projection.table == table)
+            .ok_or_else(|| Error::failed("a row came before its table's description"))?;
+        projection
+            .columns
+            .iter()
+            .map(|&index| {
+                row.get_mut(index)
+                    .map(|value| std::mem::replace(value, TupleData::Null))
+                    .ok_or_else(|| Error::failed(format!("a row of {} is too short", self.layouts[table].name)))
+            })
+            .collect()
+    }
+
+    fn key(&self, table: usize, image: &Row) -> Result<Key> {
+        let layout = &self.layouts[table];
+        layout
+            .key
+            .iter()
+            .map(|&index| match &image[index] {
+                TupleData::Text(text) => Ok(text.clone()),
+                _ => Err(Error::failed(format!(
+                    "a change of {} came without its key: its REPLICA IDENTITY must be DEFAULT or FULL",
+                    layout.name
+                ))),
+            })
+            .collect()
+    }
+}
+
+/// The rows of one transaction by key, in the order in which they were first touched.
+#[derive(Default)]
+struct Rows {
+    index: HashMap<(usize, Key), usize>,
+    writes: Vec<Write>,
+}
+
+impl Rows {
+    fn entry(&mut self, table: usize, key: Key, existed: bool, place: usize) -> &mut Write {
+        let at = *self.index.entry((table, key)).or_insert_with_key(|(_, key)| {
+            self.writes.push(Write {
+                table,
+                key: key.clone(),
+                existed,
+                image: None,
+                moved_from: None,
+                place,
+                alters: true,
+            });
+            self.writes.len() - 1
+        });
+        let write = &mut self.writes[at];
+        write.place = place;
+        write
+    }
+
+    fn put(&mut self, table: usize, key: Key, image: Row, place: usize) {
+        let write = self.entry(table, key, false, place);
+        write.image = Some(image);
+        write.moved_from = None;
+    }
+
+    fn update(&mut self, table: usize, key: Key, mut image: Row, place: usize) {
+        let write = self.entry(table, key, true, place);
+        fill_unsent(&mut image, write.image.as_ref());
+        write.image = Some(image);
+    }
+
+    fn rekey(&mut self, table: usize, old: Key, new: Key, mut image: Row, place: usize) {
+        let source = self.entry(table, old.clone(), true, place);
+        let earlier = source.image.take();
+        let origin = source.moved_from.take();
+        fill_unsent(&mut image, earlier.as_ref());
+        // A row that this transaction made has every value; one that it moved before has its origin.
+        let moved_from = origin.or_else(|| source.existed.then_some(old));
+        let unsent = image.contains(&TupleData::UnchangedToast);
+        let write = self.entry(table, new, false, place);
+        write.image = Some(image);
+        write.moved_from = moved_from.filter(|_| unsent);
+    }
+
+    fn delete(&mut self, table: usize, key: Key, place: usize) {
+        let write = self.entry(table, key, true, place);
+        write.image = None;
+        write.moved_from = None;
+    }
+
+    fn truncate(&mut self, table: usize, place: usize) {
+        for write in self.writes.iter_mut().filter(|write| write.table == table && write.image.is_some()) {
+            write.image = None;
+            write.moved_from = None;
+            write.place = place;
+        }
+    }
+
+    /// In the order of each row's last change; what came and went within the transaction is nothing.
+    fn into_writes(self) -> Vec<Write> {
+        let mut writes = self.writes;
+        writes.retain(|write| write.existed || write.image.is_some());
+        writes.sort_by_key(|write| write.place);
+        writes
+    }
+}
+
+/// Values that an UPDATE did not send are those that the row had before it.
+pub(crate) fn fill_unsent(image: &mut Row, earlier: Option<&Row>) {
+    let Some(earlier) = earlier else { return };
+    for (value, before) in image.iter_mut().zip(earlier) {
+        if *value == TupleData::UnchangedToast {
+            value.clone_from(before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Column, ReplicaIdentity};
+    use crate::lsn::Lsn;
+    use crate::mapping::plan;
+
+    fn plan() -> Plan {
+        let column = |name: &str, type_oid| plan::Column {
+            name: name.into(),
+            type_oid,
+            source_type: "x".into(),
+            mirror_type: "x".into(),
+            generated: None,
+            collation: None,
+        };
+        Plan {
+            tables: vec![plan::Table {
+                oid: 7,
+                schema: "public".into(),
+                name: "posts".into(),
+                mirror: "public.posts".into(),
+                columns: vec![column("id", 20), column("body", 25)],
+                key: vec![0],
+            }],
+            entities: Vec::new(),
+        }
+    }
+
+    fn relation() -> Arc<Relation> {
+        let column = |name: &str, type_oid, key| Column { name: name.into(), type_oid, type_modifier: -1, key };
+        Arc::new(Relation {
+            oid: 7,
+            schema: "public".into(),
+            name: "posts".into(),
+            identity: ReplicaIdentity::Default,
+            columns: vec![column("unmapped", 25, false), column("body", 25, false), column("id", 20, true)],
+        })
+    }
+
+    fn text(value: &str) -> TupleData {
+        TupleData::Text(Bytes::copy_from_slice(value.as_bytes()))
+    }
+
+    fn row(id: &str, body: TupleData) -> Row {
+        vec![text("noise"), body, text(id)]
+    }
+
+    fn net(changes: Vec<Change>) -> Vec<Write> {
+        let transaction = Transaction { xid: 1, commit_lsn: Lsn(1), end_lsn: Lsn(2), commit_micros: 0, changes };
+        Netting::new(&plan()).net(transaction).expect("nets").writes
+    }
+
+    fn insert(relation: &Arc<Relation>, id: &str, body: &str) -> Change {
+        Change::Insert { relation: Arc::clone(relation), new: row(id, text(body)) }
+    }
+
+    fn delete(relation: &Arc<Relation>, id: &str) -> Change {
+        Change::Delete { relation: Arc::clone(relation), old: row(id, TupleData::Null) }
+    }
+
+    #[test]
+    fn what_comes_and_goes_in_one_transaction_is_nothing() {
+        let relation = relation();
+        assert!(net(vec![insert(&relation, "1", "a"), delete(&relation, "1")]).is_empty());
+    }
+
+    #[test]
+    fn a_row_deleted_and_inserted_again_existed_before() {
+        let relation = relation();
+        let writes = net(vec![delete(&relation, "1"), insert(&relation, "1", "b")]);
+        assert_eq!(writes.len(), 1);
+        assert!(writes[0].existed);
+        assert_eq!(writes[0].image, Some(vec![text("1"), text("b")]));
+        assert_eq!(writes[0].place, 1);
+    }
+
+    #[test]
+    fn an_unsent_value_is_the_one_that_the_transaction_wrote_before() {
+        let relation = relation();
+        let update =
+            Change::Update { relation: Arc::clone(&relation), old: None, new: row("1", TupleData::UnchangedToast) };
+        let writes = net(vec![insert(&relation, "1", "long"), update.clone()]);
+        assert_eq!(writes[0].image, Some(vec![text("1"), text("long")]));
+        assert!(!writes[0].existed);
+        let writes = net(vec![update]);
+        assert!(writes[0].has_unsent());
+    }
+
+    #[test]
+    fn a_changed_key_leaves_the_old_and_knows_where_unsent_values_are() {
+        let relation = relation();
+        let rekey = |from: &str, to: &str| Change::Update {
+            relation: Arc::clone(&relation),
+            old: Some(row(from, TupleData::Null)),
+            new: row(to, TupleData::UnchangedToast),
+        };
+        let writes = net(vec![rekey("1", "2"), rekey("2", "3")]);
+        let seen: Vec<_> =
+            writes.iter().map(|write| (write.key[0].clone(), write.existed, write.image.is_some())).collect();
+        assert_eq!(seen, [(Bytes::from("1"), true, false), (Bytes::from("3"), false, true)]);
+        assert_eq!(writes[1].moved_from.as_deref(), Some(&[Bytes::from("1")][..]));
+    }
+
+    #[test]
+    fn a_type_or_a_column_that_left_is_named() {
+        let mut other = (*relation()).clone();
+        other.columns.remove(1);
+        let error = Netting::new(&plan())
+            .net(Transaction {
+                xid: 1,
+                commit_lsn: Lsn(1),
+                end_lsn: Lsn(2),
+                commit_micros: 0,
+                changes: vec![Change::Insert { relation: Arc::new(other), new: vec![text("n"), text("1")] }],
+            })
+            .expect_err("refused");
+        assert!(error.to_string().contains("column body of public.posts"), "{error}");
+    }
+}

@@ -83,7 +83,7 @@ fn killed(name: &str, seed: u64) {
         portal.sql(&action.sql);
         if random.below(3) == 0 {
             // Never more than can come, so that the wait ends.
-            let coming = application.expected_until(number) - receiver.distinct();
+            let coming = application.expected_until(number).saturating_sub(receiver.distinct());
             receiver.wait_for_distinct(receiver.distinct() + random.below(coming + 1));
             portal.kill(daemon);
             daemon = portal.spawn(&[]);

@@ -3,8 +3,8 @@
 use std::process::Output;
 
 use crate::support::cluster::Database;
-use crate::support::daemon::output;
 use crate::support::portal::Portal;
+use crate::support::process::output;
 use crate::support::receiver::Receiver;
 
 #[track_caller]

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::portal::{Portal, SECRET, distinct};
-use crate::support::receiver::{Answer, Gate, Receiver};
+use crate::support::receiver::{Answer, Gate, Received, Receiver};
 use crate::support::verify::verify;
 
 fn vote(number: u32) -> String {
@@ -112,14 +112,13 @@ fn a_delivery_is_tried_again_with_the_same_bytes_until_it_is_accepted() {
     let _daemon = portal.run();
     portal.sql(&vote(1));
     let received = receiver.wait_for("five attempts", |received| received.len() >= 5);
-    assert_eq!(received.iter().map(|request| request.attempt()).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+    assert_eq!(received.iter().map(Received::attempt).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
     assert_eq!(distinct(&received).len(), 1, "the same id, sequence and bytes");
 }
 
 #[test]
 fn what_becomes_of_a_delivery_stands_in_the_ledger() {
     let portal = Portal::sample();
-    portal.configure(&portal.database.role_url(), "max_in_flight = 4");
     let receiver =
         Receiver::scripted(|request| if request.attempt() < 3 { Answer::Status(503) } else { Answer::Status(200) });
     let endpoint = portal.endpoint(&receiver);

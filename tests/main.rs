@@ -6,6 +6,7 @@ mod body;
 mod command_line;
 #[cfg(feature = "failpoints")]
 mod crashes;
+mod demo;
 mod endpoints;
 mod rights;
 mod support;

@@ -33,7 +33,7 @@ fn the_daemons_role_reads_mapped_columns_and_writes_nothing_of_the_application()
 #[test]
 fn a_daemon_reaches_its_database_over_a_unix_socket() {
     let portal = Portal::sample();
-    portal.configure(&portal.database.role_socket_url(), "");
+    portal.configure(&portal.database.role_socket_url());
     let receiver = Receiver::start();
     let endpoint = portal.endpoint(&receiver);
     let _daemon = portal.run();
@@ -52,7 +52,7 @@ fn a_password_is_proven_by_scram() {
     let role = portal.database.role();
     portal.sql(&format!("CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'p%:@/ä word'"));
     let url = |password: &str| portal.database.role_url().replace(&format!("{role}@"), &format!("{role}:{password}@"));
-    portal.configure(&url("p%25%3A%40%2F%C3%A4%20word"), "");
+    portal.configure(&url("p%25%3A%40%2F%C3%A4%20word"));
     portal.setup(include_str!("../sql/demo/views.sql"));
     let receiver = Receiver::start();
     let endpoint = portal.endpoint(&receiver);
@@ -61,7 +61,7 @@ fn a_password_is_proven_by_scram() {
     assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
     daemon.terminate();
 
-    portal.configure(&url("never-send"), "");
+    portal.configure(&url("never-send"));
     let mut daemon = portal.spawn(&[]);
     assert_eq!(daemon.wait_for_end().code(), Some(69), "a wrong password");
     assert!(!daemon.said().join("\n").contains("never-send"), "{:?}", daemon.said());

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::support::portal::{Portal, distinct};
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Received, Receiver};
 
 const VOTES: usize = 10_000;
 
@@ -39,7 +39,7 @@ fn ten_thousand_transactions_go_through_in_batches() {
     assert!(calls < VOTES / 5, "{calls} statements for {VOTES} transactions");
 }
 
-fn last_sequence(received: &[crate::support::receiver::Received]) -> usize {
-    let last = received.iter().map(|request| request.sequence()).max().unwrap_or_default();
+fn last_sequence(received: &[Received]) -> usize {
+    let last = received.iter().map(Received::sequence).max().unwrap_or_default();
     usize::try_from(last).expect("fits")
 }

@@ -33,7 +33,7 @@ then from flags; later wins. PORTALHOOK_LOG filters the log (portalhook=debug).
 Exit codes: 0 done, 64 wrong usage or configuration, 69 the database cannot be reached, 1 anything else.";
 
 /// Where settings come from, the same for every command.
-#[derive(Args, Debug)]
+#[derive(Args)]
 pub(crate) struct Settings {
     /// The configuration file [default: /etc/portalhook/portalhook.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
@@ -183,7 +183,7 @@ mod tests {
             (&["demo", "--loud"], "unexpected argument '--loud' found"),
             (&["demo", "--set", "x"], "invalid value 'x' for '--set <KEY=VALUE>': expected KEY=VALUE"),
         ] {
-            let exit = parsed(arguments).err().expect("refused");
+            let Err(exit) = parsed(arguments) else { panic!("{arguments:?} is accepted") };
             let line = one_line(&exit.error.to_string());
             assert!(line.starts_with(start) && !line.contains('\n'), "{line}");
         }
@@ -191,8 +191,9 @@ mod tests {
 
     #[test]
     fn flags_stand_before_or_after_the_command() {
-        let cli =
-            parsed(&["--set", "log.level=debug", "demo", "--database-url", "postgres://a@b/c"]).ok().expect("valid");
+        let Ok(cli) = parsed(&["--set", "log.level=debug", "demo", "--database-url", "postgres://a@b/c"]) else {
+            panic!("refused");
+        };
         assert_eq!(
             cli.settings.flags(),
             [("log.level", "debug"), ("database.url", "postgres://a@b/c")]

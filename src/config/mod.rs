@@ -117,7 +117,7 @@ pub(crate) struct Deliver {
     pub(crate) allow_networks: Vec<IpNet>,
     /// So many deliveries in a row that used up their retries disable the endpoint.
     pub(crate) disable_after: u32,
-    /// Requests under way at one time, all endpoints together.
+    /// Requests under way at one time to one endpoint that has no limit of its own.
     pub(crate) max_in_flight: usize,
     /// Bytes of a body; a larger one is a visible failure.
     pub(crate) max_body: u64,
@@ -178,7 +178,7 @@ impl Config {
                 retries: read.list("deliver.retries", units::duration)?.unwrap_or_else(default_retries),
                 allow_networks: read.list("deliver.allow_networks", |text| text.parse().ok())?.unwrap_or_default(),
                 disable_after: read.count("deliver.disable_after")?.unwrap_or(5),
-                max_in_flight: read.count("deliver.max_in_flight")?.unwrap_or(256),
+                max_in_flight: read.count("deliver.max_in_flight")?.unwrap_or(16),
                 max_body: read.text("deliver.max_body", units::size)?.unwrap_or(1 << 20),
             },
             ledger: Ledger {

@@ -26,6 +26,7 @@ fn without_a_word_the_defaults_of_the_design_hold() {
     assert_eq!(config.deliver.retries.iter().sum::<Duration>(), Duration::from_secs(75 * 3600 + 35 * 60 + 5));
     assert!(config.deliver.allow_networks.is_empty());
     assert_eq!(config.deliver.disable_after, 5);
+    assert_eq!(config.deliver.max_in_flight, 16);
     assert_eq!(config.deliver.max_body, 1024 * 1024);
     assert_eq!(config.ledger.retention, Duration::from_secs(604_800));
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9464");

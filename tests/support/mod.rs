@@ -2,8 +2,8 @@
 
 pub(crate) mod application;
 pub(crate) mod cluster;
-pub(crate) mod daemon;
 pub(crate) mod portal;
+pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod receiver;
 pub(crate) mod verify;

@@ -6,7 +6,7 @@ use std::sync::PoisonError;
 
 use super::LIMIT;
 use super::cluster::Database;
-use super::daemon::{self, Daemon};
+use super::process::{self, Process};
 use super::receiver::{Received, Receiver, by_sequence, summary};
 use super::verify::verify;
 
@@ -44,16 +44,16 @@ impl Portal {
         database.sql(script);
         let portal =
             Self { database, directory: tempfile::tempdir().expect("a temporary directory"), said: Mutex::default() };
-        portal.configure(&portal.database.role_url(), "");
+        portal.configure(&portal.database.role_url());
         portal
     }
 
-    /// Writes the configuration file; `more` is TOML that goes after the rest, in section `deliver`.
-    pub(crate) fn configure(&self, url: &str, more: &str) {
+    /// Writes the configuration file, with this `database.url`.
+    pub(crate) fn configure(&self, url: &str) {
         let retries = vec!["\"20ms\""; 40].join(", ");
         let text = format!(
             "[database]\nurl = \"{url}\"\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
-             [deliver]\nallow_networks = [\"127.0.0.0/8\"]\nretries = [{retries}]\n{more}\n"
+             [deliver]\nallow_networks = [\"127.0.0.0/8\"]\nretries = [{retries}]\n"
         );
         std::fs::write(self.config(), text).expect("write the configuration");
     }
@@ -70,7 +70,7 @@ impl Portal {
         std::fs::write(&file, views).expect("write the views");
         let (config, file) = (self.config().display().to_string(), file.display().to_string());
         let admin = self.database.owner_url();
-        daemon::output(&["--config", &config, "setup", "--admin-url", &admin, "--views", &file])
+        process::output(&["--config", &config, "setup", "--admin-url", &admin, "--views", &file])
     }
 
     fn config(&self) -> PathBuf {
@@ -93,7 +93,8 @@ impl Portal {
              CREATE OR REPLACE TRIGGER tell AFTER INSERT OR UPDATE ON portalhook.successes EXECUTE FUNCTION public.tell();",
         );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("start a runtime");
-        let waited = runtime.block_on(tokio::time::timeout(LIMIT, until(self.database.owner_url(), query)));
+        let waited =
+            runtime.block_on(async { tokio::time::timeout(LIMIT, until(self.database.owner_url(), query)).await });
         assert!(waited.is_ok(), "waited {LIMIT:?} for: {query}");
     }
 
@@ -117,19 +118,21 @@ impl Portal {
 
     /// Starts the daemon and waits until it reads the stream.
     #[track_caller]
-    pub(crate) fn run(&self) -> Daemon {
+    pub(crate) fn run(&self) -> Process {
         let daemon = self.spawn(&[]);
         daemon.wait_for_line("streaming");
         daemon
     }
 
     /// Starts the daemon and waits for nothing.
-    pub(crate) fn spawn(&self, variables: &[(&str, &str)]) -> Daemon {
-        Daemon::spawn(&self.config(), variables)
+    pub(crate) fn spawn(&self, variables: &[(&str, &str)]) -> Process {
+        let mut command = process::portalhook();
+        command.arg("--config").arg(self.config()).arg("run").envs(variables.iter().copied());
+        Process::start(command)
     }
 
     /// SIGKILL, keeping what the daemon said.
-    pub(crate) fn kill(&self, daemon: Daemon) {
+    pub(crate) fn kill(&self, daemon: Process) {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).extend(daemon.said());
         daemon.kill();
     }

@@ -98,7 +98,7 @@ type Script = Box<dyn Fn(&Received) -> Answer + Send + Sync>;
 struct Shared {
     received: Mutex<Vec<Received>>,
     changed: Condvar,
-    script: Mutex<Script>,
+    script: Script,
 }
 
 impl Shared {
@@ -122,11 +122,7 @@ impl Receiver {
 
     /// Answers as `script` says; `Received::arrival` counts the requests.
     pub(crate) fn scripted(script: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
-        let shared = Arc::new(Shared {
-            received: Mutex::default(),
-            changed: Condvar::new(),
-            script: Mutex::new(Box::new(script)),
-        });
+        let shared = Arc::new(Shared { received: Mutex::default(), changed: Condvar::new(), script: Box::new(script) });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("receiver")
@@ -138,11 +134,6 @@ impl Receiver {
         let router = Router::new().fallback(receive).with_state(Arc::clone(&shared));
         runtime.spawn(async move { axum::serve(listener, router).await });
         Self { address, shared, runtime: Some(runtime) }
-    }
-
-    /// From now on answers in another way.
-    pub(crate) fn answer(&self, script: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
-        *self.shared.script.lock().unwrap_or_else(PoisonError::into_inner) = Box::new(script);
     }
 
     pub(crate) fn url(&self) -> String {
@@ -212,7 +203,7 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     let answer = {
         let mut received = shared.received();
         let request = Received { arrival: received.len(), headers: parts.headers, body };
-        let answer = (shared.script.lock().unwrap_or_else(PoisonError::into_inner))(&request);
+        let answer = (shared.script)(&request);
         received.push(request);
         shared.changed.notify_all();
         answer

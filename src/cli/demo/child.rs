@@ -1,11 +1,11 @@
 //! One of our own commands as a process of its own: as an operator starts it, with its configuration and nothing else of ours.
 
+use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use crate::error::{Context as _, Error, Result};
@@ -13,20 +13,20 @@ use crate::error::{Context as _, Error, Result};
 /// How long a process may take to end when it is asked to.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A running command; killed when dropped.
+/// A running command. Killed, and waited for, when dropped: nothing of it is left when `drop` returns.
 pub(super) struct Child {
     name: String,
-    process: tokio::process::Child,
+    process: std::process::Child,
+    /// What it says; closed when it ends.
     lines: mpsc::UnboundedReceiver<String>,
-    /// Everything that it has said, for when it fails.
+    /// What it has said, for when it fails.
     said: Vec<String>,
 }
 
 impl Child {
     pub(super) fn start(config: &Path, arguments: &[&str]) -> Result<Self> {
         let name = arguments.first().copied().unwrap_or_default().to_owned();
-        let program = std::env::current_exe().context("find our own program")?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(std::env::current_exe().context("find our own program")?);
         for (variable, _) in std::env::vars_os() {
             // Settings of the surrounding shell are not the demo's.
             if variable.to_string_lossy().starts_with("PORTALHOOK_") && variable != "PORTALHOOK_LOG" {
@@ -34,16 +34,15 @@ impl Child {
             }
         }
         command.arg("--config").arg(config).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        // A process group of its own: Ctrl-C reaches the demo alone, which then ends its processes in order.
-        command.process_group(0);
+        // In a process group of its own: Ctrl-C reaches the demo alone, which then ends its processes in order.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut process = command.spawn().context(format!("start portalhook {name}"))?;
         let (sender, lines) = mpsc::unbounded_channel();
         if let Some(pipe) = process.stdout.take() {
-            tokio::spawn(forward(pipe, sender.clone()));
+            forward(pipe, sender.clone());
         }
         if let Some(pipe) = process.stderr.take() {
-            tokio::spawn(forward(pipe, sender));
+            forward(pipe, sender);
         }
         Ok(Self { name, process, lines, said: Vec::new() })
     }
@@ -64,17 +63,16 @@ impl Child {
         while let Some(line) = self.lines.recv().await {
             self.said.push(line);
         }
-        let status = self.process.wait().await.context(format!("wait for portalhook {}", self.name))?;
+        // Both pipes are closed: it is ending, and waiting takes no time.
+        let status = self.process.wait().context(format!("wait for portalhook {}", self.name))?;
         if status.success() { Ok(()) } else { Err(self.failure(&status.to_string())) }
     }
 
     /// Asks the process to end (SIGTERM) and waits until it has, with success.
     pub(super) async fn end(self) -> Result<()> {
         let name = self.name.clone();
-        if let Some(id) = self.process.id() {
-            let kill = Command::new("kill").args(["-TERM", &id.to_string()]).status().await;
-            kill.context(format!("end portalhook {name}"))?;
-        }
+        let kill = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status();
+        kill.context(format!("end portalhook {name}"))?;
         let ended = tokio::time::timeout(PATIENCE, self.finish()).await;
         ended.map_err(|_| Error::failed(format!("portalhook {name} did not end when asked to")))?
     }
@@ -84,11 +82,21 @@ impl Child {
     }
 }
 
-async fn forward(pipe: impl tokio::io::AsyncRead + Unpin, lines: mpsc::UnboundedSender<String>) {
-    let mut reader = BufReader::new(pipe).lines();
-    while let Ok(Some(line)) = reader.next_line().await {
-        if lines.send(line).is_err() {
-            return;
-        }
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Both fail only for a process that is gone.
+        drop(self.process.kill());
+        drop(self.process.wait());
     }
+}
+
+/// Passes lines on until the pipe is closed. A thread ends with its pipe, and the pipe with its process.
+fn forward(pipe: impl Read + Send + 'static, lines: mpsc::UnboundedSender<String>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(std::result::Result::ok) {
+            if lines.send(line).is_err() {
+                return;
+            }
+        }
+    });
 }

@@ -43,12 +43,15 @@ const DUE_AT_ONCE: usize = 1000;
 ///
 /// `connect` gives a session with pinned settings. An error of kind `Unavailable` means that the database went away:
 /// calling again with the same feed goes on where the ledger stands.
-pub(crate) async fn run(
+pub(crate) async fn run<C>(
     settings: Settings,
-    connect: impl AsyncFn() -> Result<Session>,
+    connect: impl Fn() -> C,
     feed: &mut FeedReceiver,
     mut shutdown: watch::Receiver<bool>,
-) -> Result<()> {
+) -> Result<()>
+where
+    C: Future<Output = Result<Session>>,
+{
     let Session { client, mut notices } = connect().await.context("connect to read the ledger")?;
     client.batch_execute("LISTEN portalhook").await.context("listen for changes of settings")?;
     let ledger = Arc::new(Ledger::new(client).await?);

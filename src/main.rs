@@ -1,6 +1,7 @@
 //! portalhook: committed changes of a feedback portal's PostgreSQL as signed webhooks, exact at any lag.
 
 mod change;
+mod cli;
 mod deliver;
 mod error;
 mod failpoint;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::world::{Received, Receiver, World};
+use super::world::{Received, Receiver, Spec, World};
+use crate::error::Kind;
 
 fn sequences(requests: &[Received]) -> Vec<i64> {
     let mut sequences: Vec<i64> = requests.iter().map(|request| request.number("webhook-sequence")).collect();
@@ -144,4 +145,56 @@ async fn a_retry_that_was_due_before_a_restart_is_made_after_it() {
     assert_eq!((retried.number("webhook-sequence"), retried.number("webhook-attempt")), (1, 2));
     assert_eq!(receiver.next().await.number("webhook-sequence"), 2);
     world.stop(running).await;
+}
+
+#[tokio::test]
+async fn a_post_that_fails_holds_up_no_other_post_however_many_of_its_events_wait() {
+    let mut world = World::new().await;
+    let mut receiver = Receiver::new().await;
+    receiver.answer_with(&[500]);
+    let columns = [("retries", "'{1 hour}'"), ("ordering", "'strict'")];
+    let id = world.endpoint(&receiver.url, &columns).await;
+    let running = world.start();
+    world.commit(&[("post.created", "post:1", Some("1"), &[id])]).await;
+    receiver.next().await;
+    let votes: Vec<String> = (0..3000).map(|number| format!("vote:{number}")).collect();
+    let only = [id];
+    let votes: Vec<Spec<'_>> = votes.iter().map(|vote| ("vote.created", vote.as_str(), Some("1"), &only[..])).collect();
+    world.commit(&votes).await;
+    world.commit(&[("vote.created", "vote:x", Some("2"), &[id])]).await;
+    assert_eq!(receiver.next().await.number("webhook-sequence"), 3002);
+    world.until("SELECT count(*) = 1 FROM portalhook.successes").await;
+    assert!(receiver.is_quiet());
+    // The post goes through, and all that waited follows, in order.
+    world
+        .client
+        .batch_execute("UPDATE portalhook.deliveries SET due_at = now(); NOTIFY portalhook")
+        .await
+        .expect("due");
+    let sequences: Vec<i64> =
+        receiver.take(3001).await.iter().map(|request| request.number("webhook-sequence")).collect();
+    assert_eq!(sequences, (1..=3001).collect::<Vec<_>>());
+    world.stop(running).await;
+    assert_eq!(world.value("SELECT (position, sequence) FROM portalhook.cursors").await, "(3002,3002)");
+}
+
+#[tokio::test]
+async fn a_lost_database_ends_the_dispatcher_and_the_next_one_goes_on_with_the_same_feed() {
+    let mut world = World::new().await;
+    let mut receiver = Receiver::new().await;
+    let id = world.endpoint(&receiver.url, &[]).await;
+    let running = world.start();
+    world.votes(3, &[id]).await;
+    receiver.take(3).await;
+    world.until("SELECT sum(cardinality(positions)) = 3 FROM portalhook.successes").await;
+    let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    assert_eq!(world.value(sql).await, "2");
+    let error = world.ended(running).await.expect_err("the database went away");
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    world.votes(3, &[id]).await;
+    let running = world.start();
+    assert_eq!(sequences(&receiver.take(3).await), [4, 5, 6]);
+    world.stop(running).await;
+    assert!(receiver.is_quiet());
 }

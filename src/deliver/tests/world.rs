@@ -53,7 +53,7 @@ CREATE TABLE portalhook.successes_default PARTITION OF portalhook.successes DEFA
 /// One server for all tests that run at the same time; it goes with the last of them.
 fn server() -> Arc<Throwaway> {
     static SHARED: Mutex<Weak<Throwaway>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap();
+    let mut shared = SHARED.lock().expect("no test panics while it starts the server");
     shared.upgrade().unwrap_or_else(|| {
         let server = Arc::new(Throwaway::start(&[]).expect("start PostgreSQL"));
         *shared = Arc::downgrade(&server);
@@ -100,7 +100,7 @@ impl World {
         client.batch_execute("LISTEN seen").await.expect("listen");
         let settings = Settings {
             retries: deliver::Policy { pauses: vec![Duration::from_millis(20); 3], ..Default::default() },
-            allow_networks: vec!["127.0.0.0/8".parse().unwrap()],
+            allow_networks: vec!["127.0.0.0/8".parse().expect("a network")],
             ..Settings::default()
         };
         let (feed, receiver) = feed(0);
@@ -202,6 +202,13 @@ impl World {
         let (result, feed) = in_time("the dispatcher stops", running.task).await.expect("no panic");
         result.expect("a clean end");
         self.receiver = Some(feed);
+    }
+
+    /// How the dispatcher ended by itself. Its feed lives on.
+    pub(super) async fn ended(&mut self, running: Running) -> Result<()> {
+        let (result, feed) = in_time("the dispatcher ends", running.task).await.expect("no panic");
+        self.receiver = Some(feed);
+        result
     }
 
     /// Ends the dispatcher as a kill would; its feed is lost, and the next one starts with a new one.
@@ -316,7 +323,7 @@ impl Receiver {
     /// The next answers; 200 once they are used up.
     pub(super) fn answer_with(&self, statuses: &[u16]) {
         let statuses = statuses.iter().map(|status| StatusCode::from_u16(*status).expect("a status"));
-        self.desk.answers.lock().unwrap().extend(statuses);
+        self.desk.answers.lock().expect("nothing panics under this lock").extend(statuses);
     }
 
     pub(super) fn release(&self, count: usize) {
@@ -350,7 +357,7 @@ impl Drop for Receiver {
 async fn answer(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 10 << 20).await.expect("a body");
-    let status = desk.answers.lock().unwrap().pop_front().unwrap_or(StatusCode::OK);
+    let status = desk.answers.lock().expect("nothing panics under this lock").pop_front().unwrap_or(StatusCode::OK);
     desk.received.send(Received { headers: parts.headers, body }).expect("the test listens");
     if desk.gated {
         desk.gate.acquire().await.expect("open").forget();

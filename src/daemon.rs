@@ -2,6 +2,7 @@
 //!
 //! Everything that lasts is in the ledger, so a start is always the same: take the capture, load the checkpoint, go on.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -25,15 +26,17 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 /// A run that lasted so long was well: the next fault begins with the first wait again.
 const WELL: Duration = Duration::from_secs(30);
 
-/// Runs until `shutdown`; faults that waiting can mend are waited out.
+/// Runs until `shutdown`. Once it has streamed, faults that waiting can mend are waited out; before, they are returned.
 pub(crate) async fn run(config: &Config, mut shutdown: watch::Receiver<bool>) -> Result<()> {
     let database = Database::parse(config.database.url()?.expose())?;
+    let streamed = AtomicBool::new(false);
     let mut wait = FIRST_WAIT;
     loop {
         let began = tokio::time::Instant::now();
-        let error = match once(config, &database, shutdown.clone()).await {
+        let error = match once(config, &database, &streamed, shutdown.clone()).await {
             Ok(()) => return Ok(()),
             Err(error) if matches!(error.kind(), Kind::Usage | Kind::Fenced) => return Err(error),
+            Err(error) if !streamed.load(Ordering::Relaxed) => return Err(error),
             Err(error) => error,
         };
         if began.elapsed() > WELL {
@@ -50,7 +53,12 @@ pub(crate) async fn run(config: &Config, mut shutdown: watch::Receiver<bool>) ->
 }
 
 /// From the checkpoint until shutdown or the first fault of any part, which ends the others.
-async fn once(config: &Config, database: &Database, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+async fn once(
+    config: &Config,
+    database: &Database,
+    streamed: &AtomicBool,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<()> {
     let session = tokio::select! {
         biased;
         _ = shutdown.wait_for(|now| *now) => return Ok(()),
@@ -71,7 +79,10 @@ async fn once(config: &Config, database: &Database, mut shutdown: watch::Receive
         lsn: checkpoint.lsn,
         xid_reference: checkpoint.xid,
     };
-    let streaming = || tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, "streaming");
+    let streaming = || {
+        streamed.store(true, Ordering::Relaxed);
+        tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, "streaming");
+    };
     let connect = async || session::connect(database, "portalhook deliver").await;
 
     let capturing = wal::run(database, &start, sender, confirmed, &positions, streaming, stopping.clone());

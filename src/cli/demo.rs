@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use self::child::Child;
 use crate::error::{Context as _, Error, Result};
 use crate::throwaway::Throwaway;
@@ -36,8 +38,8 @@ const ACTIVITY: [(&str, &str, &str); 7] = [
     ("Mara deletes the post, softly", "UPDATE posts SET deleted_at = now() WHERE id = 100", "post.deleted"),
 ];
 
-/// Shows everything; ends early when `shutdown` resolves. Every process and file is gone when it returns.
-pub(crate) async fn run(shutdown: impl Future<Output = ()>) -> Result<()> {
+/// Shows everything; ends early when `shutdown` turns true. Every process and file is gone when it returns.
+pub(crate) async fn run(mut shutdown: watch::Receiver<bool>) -> Result<()> {
     let started = Instant::now();
     say("Starting a throw-away PostgreSQL with a small feedback portal: users, posts, votes, comments.");
     let server = Throwaway::start(&[]).map_err(|error| Error::failed(format!("start PostgreSQL: {error}")))?;
@@ -45,7 +47,7 @@ pub(crate) async fn run(shutdown: impl Future<Output = ()>) -> Result<()> {
     // `show` owns every process that it started, and ends them when it is dropped.
     tokio::select! {
         shown = show => shown.map_err(|_| Error::failed(format!("the demo was not done after {} s", LIMIT.as_secs())))??,
-        () = shutdown => return Err(Error::failed("the demo was interrupted")),
+        _ = shutdown.wait_for(|now| *now) => return Err(Error::failed("the demo was interrupted")),
     }
     drop(server);
     say(&format!(

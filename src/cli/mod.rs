@@ -1,17 +1,19 @@
 //! The command line: what the commands are called, what they say about themselves, and how they end.
 
 mod demo;
-mod run;
+mod listen;
 mod setup;
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::daemon;
 use crate::error::{Error, Result};
 
 /// Turns committed changes of a feedback portal's PostgreSQL into signed webhooks.
@@ -68,6 +70,8 @@ pub(crate) enum Command {
     Setup(setup::Setup),
     /// Run the daemon: read the stream, record events, deliver them
     Run,
+    /// Receive webhooks, verify them and print them: a tester for endpoints
+    Listen(listen::Options),
     /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
     ///
     /// Needs an installed PostgreSQL server, no configuration and no rights. Ends by itself within a minute and leaves
@@ -76,15 +80,18 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) async fn run(self, config: Config) -> Result<()> {
+    /// Runs the command; the exit code is for what is no error.
+    pub(crate) async fn run(self, config: Config) -> Result<ExitCode> {
         match self {
             Self::Setup(setup) => {
                 let url = config.database.url()?.expose().to_owned();
-                setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await
+                setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await?;
             }
-            Self::Run => run::run(&config, shutdown()?).await,
-            Self::Demo => demo::run(shutdown()?).await,
+            Self::Run => daemon::run(&config, shutdown()?).await?,
+            Self::Listen(options) => return listen::run(options, shutdown()?).await,
+            Self::Demo => demo::run(shutdown()?).await?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -130,20 +137,24 @@ fn one_line(message: &str) -> String {
     text
 }
 
-/// Resolves when the process is asked to end: SIGTERM, Ctrl-C, or the terminal is gone. The signals are caught from
-/// this call on, so that none that comes before the future is polled is lost.
-fn shutdown() -> Result<impl Future<Output = ()>> {
+/// Turns true when the process is asked to end: SIGTERM, Ctrl-C, or the terminal is gone. The signals are caught from this
+/// call on, so that none that comes before anybody looks is lost.
+fn shutdown() -> Result<watch::Receiver<bool>> {
     let listen = |kind| signal(kind).map_err(|error| Error::failed(format!("catch signals: {error}")));
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut hangup = listen(SignalKind::hangup())?;
-    Ok(async move {
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hangup.recv() => {}
         }
-    })
+        tracing::info!("stopping");
+        stop.send_replace(true);
+    });
+    Ok(stopping)
 }
 
 #[cfg(test)]

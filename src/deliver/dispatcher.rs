@@ -1,6 +1,9 @@
 //! The one task that decides what is sent when. It owns all state of delivery; attempts and questions to the ledger run
 //! beside it and come back as values. Everything in its memory can be lost: what is due stands in the ledger.
 
+mod landing;
+mod reload;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,21 +15,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
 use super::Settings;
-use super::endpoint::{self, Endpoint};
-use super::flight::{Flights, Landed};
-use super::lanes::MOST_RESTING;
+use super::endpoint::Endpoint;
+use super::flight::Flights;
 use super::network;
-use super::outcome::{Failure, Outcome};
 use super::outlet::{Body, Outlet};
-use super::retry::{self, Next};
 use super::secrets::Secrets;
 use super::send::Sender;
-use crate::error::{Context as _, Result};
-use crate::failpoint;
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::ledger::backlog::{Backlog, Cursor, Ledger, Pending, Standing, Window};
-use crate::ledger::cancel;
 use crate::ledger::feed::{FeedReceiver, News, Offer};
-use crate::ledger::finish::{Batch, Finished, Recorder, Status, Success};
+use crate::ledger::finish::{Batch, Recorder};
 use crate::session::Session;
 
 /// Outcomes are recorded together: this long after the first one, or when there are this many.
@@ -43,15 +41,17 @@ const DUE_AT_ONCE: usize = 1000;
 ///
 /// `connect` gives a session with pinned settings. An error of kind `Unavailable` means that the database went away:
 /// calling again with the same feed goes on where the ledger stands.
-pub(crate) async fn run(
+pub(crate) async fn run<C>(
     settings: Settings,
-    connect: impl AsyncFn() -> Result<Session>,
+    connect: impl Fn() -> C,
     feed: &mut FeedReceiver,
     mut shutdown: watch::Receiver<bool>,
-) -> Result<()> {
+) -> Result<()>
+where
+    C: Future<Output = Result<Session>>,
+{
     let mut reader = connect().await.context("connect to read the ledger")?;
-    let (_none, nothing) = mpsc::channel(1);
-    let mut notices = reader.take_hints().unwrap_or(nothing);
+    let mut notices = reader.hints();
     reader.batch_execute("LISTEN portalhook").await.context("listen for changes of settings")?;
     let ledger = Arc::new(Ledger::new(reader).await?);
     let recorder = Arc::new(Recorder::new(connect().await.context("connect to record outcomes")?).await?);
@@ -153,7 +153,10 @@ impl Dispatcher {
                 Some(answer) = self.asked.next() => self.answered(answer?),
                 Some(landed) = self.flights.next() => self.landed(landed?),
                 news = feed.next(), if self.draining.is_none() => self.heard(news),
-                Some(()) = notices.recv() => self.reload_at = Instant::now(),
+                notice = notices.recv() => match notice {
+                    Some(()) => self.reload_at = Instant::now(),
+                    None => return Err(Error::new(Kind::Unavailable, "the connection that reads the ledger was lost")),
+                },
                 () = sleep_until(timer.into()) => {}
             }
             self.on_time(Instant::now());
@@ -200,43 +203,6 @@ impl Dispatcher {
         }
     }
 
-    /// Reads settings, settles what deleted endpoints leave behind, and looks for deliveries that became due without our
-    /// doing: redelivered, or moved by hand.
-    fn reload(&mut self, now: Instant) {
-        self.reloading = true;
-        self.reload_at = now + RELOAD_EVERY;
-        self.secrets.forget();
-        self.landed.clear();
-        self.absent.extend(self.strays.keys());
-        let strays = std::mem::take(&mut self.strays);
-        let busy: Vec<i64> = self.outlets.keys().chain(&self.opening).copied().collect();
-        let open: Vec<i64> = self.outlets.iter().filter(|(_, outlet)| !outlet.closing).map(|(id, _)| *id).collect();
-        let mut known = (Vec::new(), Vec::new());
-        for (endpoint, outlet) in &self.outlets {
-            for (position, _) in outlet.lane.awake().filter(|(_, delivery)| delivery.has_row) {
-                known.0.push(*endpoint);
-                known.1.push(position);
-            }
-        }
-        let ledger = self.ledger.clone();
-        self.ask(async move {
-            cancel::deleted(ledger.client(), &busy, &strays).await?;
-            let due = ledger.pending(&open, false, known, DUE_AT_ONCE).await?;
-            Ok(Answer::Reloaded(endpoint::load(ledger.client()).await?, due))
-        });
-        self.move_idle_cursors();
-    }
-
-    /// An endpoint that gets nothing must not read a long ledger after a restart.
-    fn move_idle_cursors(&mut self) {
-        for (endpoint, outlet) in &mut self.outlets {
-            if let Some(cursor) = outlet.advance(IDLE_STEP) {
-                self.batch.cursors.insert(*endpoint, cursor);
-                self.flush_at.get_or_insert_with(Instant::now);
-            }
-        }
-    }
-
     fn ask(&mut self, question: impl Future<Output = Result<Answer>> + Send + 'static) {
         self.asked.push(Box::pin(question));
     }
@@ -267,52 +233,6 @@ impl Dispatcher {
                 }
                 self.close(id);
             }
-        }
-    }
-
-    /// The settings as they are now: opens, adjusts and closes outlets.
-    fn reloaded(&mut self, endpoints: Vec<Endpoint>, due: &[Pending], now: Instant) {
-        self.reloading = false;
-        for row in due.iter().filter(|row| !self.landed.contains(&(row.endpoint, row.event.position))) {
-            if let Some(outlet) = self.outlets.get_mut(&row.endpoint) {
-                outlet.pending(row, now);
-            }
-        }
-        let enabled: BTreeSet<i64> = endpoints.iter().map(|endpoint| endpoint.id).collect();
-        for endpoint in endpoints.into_iter().map(Arc::new) {
-            match self.outlets.get_mut(&endpoint.id) {
-                // Opened again by a later reload, from its cursor.
-                Some(outlet) if outlet.closing => {}
-                Some(outlet) => outlet.adjust(endpoint, self.settings.max_in_flight, now),
-                None => self.open(endpoint),
-            }
-        }
-        let all: Vec<i64> = self.outlets.keys().copied().collect();
-        for id in all {
-            if enabled.contains(&id) { self.pump(id, now) } else { self.close(id) }
-        }
-    }
-
-    fn open(&mut self, endpoint: Arc<Endpoint>) {
-        if self.draining.is_some() || !self.opening.insert(endpoint.id) {
-            return;
-        }
-        self.absent.remove(&endpoint.id);
-        let ledger = self.ledger.clone();
-        self.ask(async move {
-            let standing = ledger.standing(endpoint.id).await?;
-            let pending = ledger.pending(&[endpoint.id], true, Default::default(), MOST_RESTING).await?;
-            Ok(Answer::Opened(endpoint, standing, pending))
-        });
-    }
-
-    fn close(&mut self, id: i64) {
-        let Some(outlet) = self.outlets.get_mut(&id) else { return };
-        outlet.closing = true;
-        if outlet.is_quiet() {
-            self.outlets.remove(&id);
-            // What was deleted is settled, and what was enabled meanwhile opens, at the next reload.
-            self.reload_at = self.reload_at.min(Instant::now());
         }
     }
 
@@ -380,6 +300,7 @@ impl Dispatcher {
             }
             self.wakes.insert((at, id));
         }
+        outlet.make_room(self.committed);
         let window = outlet.wants(self.committed);
         outlet.reading |= window.is_some();
         let ledger = self.ledger.clone();
@@ -411,157 +332,6 @@ impl Dispatcher {
         }
         if outlet.closing {
             self.close(id);
-        }
-    }
-
-    /// An attempt came back: its delivery is settled, or rests until it is tried again.
-    fn landed(&mut self, landed: Landed) {
-        let now = Instant::now();
-        let Landed { endpoint: id, position, attempted_at, outcome } = landed;
-        let Some(outlet) = self.outlets.get_mut(&id) else { return };
-        let Some((attempts, delivery)) = outlet.lane.get(position).map(|(made, entry)| (made, entry.clone())) else {
-            return;
-        };
-        self.landed.insert((id, position));
-        outlet.recorded(position);
-        outlet.recording += 1;
-        let mut row = Finished {
-            endpoint: id,
-            position,
-            recorded_on: delivery.recorded_on,
-            sequence: delivery.sequence,
-            event_id: delivery.id,
-            status: Status::Delivered,
-            attempts: attempts + 1,
-            attempted_at,
-            http_status: None,
-            error_class: None,
-            error: None,
-            duration: Duration::ZERO,
-            response: None,
-        };
-        match outcome {
-            Outcome::Delivered { status, duration } => {
-                outlet.succeeded();
-                outlet.lane.delivered(position, now);
-                if delivery.has_row {
-                    self.batch.finished.push(Finished { http_status: Some(status), duration, ..row });
-                } else {
-                    let success = Success { endpoint: id, position, attempted_at, http_status: status, duration };
-                    self.batch.successes.push(success);
-                }
-            }
-            Outcome::Failed(failure) => {
-                tracing::debug!(endpoint = id, position, attempt = attempts + 1, "failed: {}", failure.error);
-                row.status = self.judge(id, position, attempts + 1, &failure, now);
-                row.http_status = failure.status;
-                row.error_class = Some(failure.class.name());
-                row.error = Some(failure.error);
-                row.duration = failure.duration;
-                row.response = failure.response;
-                self.batch.finished.push(row);
-            }
-        }
-        self.flush_at.get_or_insert(now + FLUSH_AFTER);
-        self.pump(id, now);
-    }
-
-    /// What a failure means for the delivery and for its endpoint.
-    fn judge(&mut self, id: i64, position: i64, attempt: u32, failure: &Failure, now: Instant) -> Status {
-        let Some(outlet) = self.outlets.get_mut(&id) else { return Status::Failed };
-        let policy = &self.settings.retries;
-        let pauses = outlet.endpoint.pauses.as_deref();
-        let next = policy.next(pauses, attempt, failure, retry::seed(id, position, attempt));
-        if let Some(delivery) = outlet.lane.get_mut(position) {
-            delivery.has_row = true;
-        }
-        if failure.class.is_final() {
-            // It says nothing about the endpoint.
-            outlet.lane.given_up(position, now);
-            return Status::Failed;
-        }
-        let failing_for = outlet.failing_for(now);
-        outlet.lane.failed(position, now);
-        if next == Next::GiveUp {
-            outlet.exhausted += 1;
-            outlet.lane.given_up(position, now);
-        }
-        let verdict = policy.verdict(failure, outlet.exhausted, failing_for);
-        if let Some(reason) = verdict.filter(|_| !outlet.closing) {
-            self.disable(id, reason);
-        }
-        match next {
-            Next::Retry(pause) => Status::Pending(pause),
-            Next::GiveUp => Status::Failed,
-        }
-    }
-
-    /// Gives an endpoint up. Its backlog stays where it is, in the ledger.
-    fn disable(&mut self, id: i64, reason: String) {
-        tracing::warn!(endpoint = id, "endpoint disabled: {reason}");
-        if let Some(outlet) = self.outlets.get_mut(&id) {
-            outlet.closing = true;
-            outlet.recording += 1;
-        }
-        let ledger = self.ledger.clone();
-        self.ask(async move {
-            let sql = "UPDATE portalhook.endpoints SET enabled = false, disabled_reason = $2, disabled_at = now()
-                       WHERE id = $1 AND enabled";
-            ledger.client().execute(sql, &[&id, &reason]).await.context(format!("disable endpoint {id}"))?;
-            Ok(Answer::Disabled(id))
-        });
-    }
-
-    fn flush(&mut self) {
-        let mut batch = std::mem::take(&mut self.batch);
-        self.flush_at = None;
-        let touched: BTreeSet<i64> = batch
-            .successes
-            .iter()
-            .map(|success| success.endpoint)
-            .chain(batch.finished.iter().map(|row| row.endpoint))
-            .collect();
-        for id in touched {
-            if let Some(cursor) = self.outlets.get_mut(&id).and_then(|outlet| outlet.advance(1)) {
-                batch.cursors.insert(id, cursor);
-            }
-        }
-        if batch.is_empty() {
-            return;
-        }
-        self.flushing = true;
-        let recorder = self.recorder.clone();
-        self.ask(async move {
-            recorder.record(&batch).await?;
-            Ok(Answer::Recorded(batch))
-        });
-    }
-
-    /// The ledger knows: retries may become due, and closing outlets may go.
-    fn recorded(&mut self, batch: &Batch, now: Instant) {
-        self.flushing = false;
-        let mut touched = BTreeSet::new();
-        for success in &batch.successes {
-            failpoint::hit("recorded");
-            touched.insert(success.endpoint);
-            if let Some(outlet) = self.outlets.get_mut(&success.endpoint) {
-                outlet.recording -= 1;
-            }
-        }
-        for row in &batch.finished {
-            failpoint::hit("recorded");
-            touched.insert(row.endpoint);
-            let Some(outlet) = self.outlets.get_mut(&row.endpoint) else { continue };
-            outlet.recording -= 1;
-            if let Status::Pending(pause) = row.status {
-                outlet.lane.rest(row.position, now + pause);
-            }
-        }
-        for id in touched {
-            match self.outlets.get(&id) {
-                Some(outlet) if outlet.closing => self.close(id),
-                _ => self.pump(id, now),
-            }
         }
     }
 }

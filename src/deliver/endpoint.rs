@@ -35,8 +35,9 @@ pub(crate) async fn load(client: &Client) -> Result<Vec<Endpoint>> {
         .query(
             "SELECT id, url, secret, max_in_flight, timeout_ms, headers::text AS headers, signature_header,
                     signature_encoding, signature_prefix, ordering,
-                    (SELECT array_agg((extract(epoch FROM pause::interval) * 1000)::bigint ORDER BY number)
-                     FROM unnest(retries) WITH ORDINALITY AS r(pause, number)) AS pauses
+                    CASE WHEN retries IS NOT NULL THEN ARRAY(
+                        SELECT (extract(epoch FROM pause::interval) * 1000)::bigint
+                        FROM unnest(retries) WITH ORDINALITY AS r(pause, number) ORDER BY number) END AS pauses
              FROM portalhook.endpoints WHERE enabled",
             &[],
         )

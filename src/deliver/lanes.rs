@@ -196,6 +196,20 @@ impl<D> Lane<D> {
         awake.map(|(position, entry)| (*position, &entry.delivery))
     }
 
+    /// The deliveries that wait for earlier ones.
+    pub(crate) fn blocked(&self) -> impl Iterator<Item = i64> {
+        self.blocked.iter().map(|(_, position)| *position)
+    }
+
+    /// Another delivery could fly if there were one.
+    pub(crate) fn is_hungry(&self) -> bool {
+        self.in_flight < self.max_in_flight
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }

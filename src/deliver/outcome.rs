@@ -100,7 +100,7 @@ impl Class {
                 return Self::Tls;
             }
         }
-        let broken = chain(error).any(|cause| cause.is::<std::io::Error>());
+        let broken = chain(error).any(<dyn StdError>::is::<std::io::Error>);
         if error.is_builder() {
             Self::Settings
         } else if error.is_connect() || broken || error.is_request() {

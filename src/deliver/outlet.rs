@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::endpoint::Endpoint;
-use super::lanes::{Lane, Place};
+use super::lanes::{Lane, MOST_RESTING, Place};
 use crate::ledger::backlog::{Backlog, Cursor, Pending, Standing, Window};
 use crate::ledger::feed::{Committed, Offer};
 
@@ -162,6 +162,22 @@ impl Outlet {
         } else if self.lane.get(position).is_none() {
             let delivery = delivery(&row.event, row.sequence, true, Body::InLedger);
             self.lane.admit_resting(position, place(&row.event), row.attempts, delivery, now + row.due_in);
+        }
+    }
+
+    /// Lets go of the bodies of what waits for earlier events, where nothing else could fly: a post that fails must not
+    /// hold up the others. The bodies are read again when their turn comes.
+    pub(crate) fn make_room(&mut self, committed: i64) {
+        let full = self.waiting > WAITING_EVENTS / 2 || self.waiting_bytes > WAITING_BYTES / 2;
+        if !full || self.read_mark >= committed || !self.lane.is_hungry() || self.lane.len() >= MOST_RESTING {
+            return;
+        }
+        let blocked: Vec<i64> = self.lane.blocked().collect();
+        for position in blocked {
+            let here = self.lane.get(position).is_some_and(|(_, delivery)| matches!(delivery.body, Body::Here(_)));
+            if here {
+                self.release(position);
+            }
         }
     }
 

@@ -60,15 +60,13 @@ impl Sender {
     pub(crate) async fn send(&self, request: Request<'_>) -> Outcome {
         let started = Instant::now();
         let timeout = request.endpoint.timeout.unwrap_or(self.timeout);
-        let outcome = match tokio::time::timeout(timeout, self.attempt(request, started)).await {
+        match tokio::time::timeout(timeout, self.attempt(request, started)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 let error = format!("no complete answer within {timeout:?}");
                 Outcome::Failed(Failure::without_answer(Class::Timeout, error, started.elapsed()))
             }
-        };
-        failpoint::hit("answered");
-        outcome
+        }
     }
 
     async fn attempt(&self, request: Request<'_>, started: Instant) -> Outcome {
@@ -85,9 +83,14 @@ impl Sender {
             Err(error) => return failed(Class::Settings, error),
         };
         let sent = self.client.post(request.endpoint.url.clone()).headers(headers).body(request.body).send().await;
-        failpoint::hit("sent");
         match sent {
-            Ok(response) => judge(response, started).await,
+            Ok(response) => {
+                // The client tells no earlier that the request is written; the answer is not read yet.
+                failpoint::hit("sent");
+                let outcome = judge(response, started).await;
+                failpoint::hit("answered");
+                outcome
+            }
             Err(error) => failed(Class::of(&error), describe(error)),
         }
     }

@@ -1,1 +1,5 @@
 //! Delivery on a real PostgreSQL, to real receivers.
+
+mod behaviour;
+mod recovery;
+mod world;

@@ -1,6 +1,7 @@
 //! How far the stream has been taken, and who may take it further.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::lsn::Lsn;
@@ -34,11 +35,11 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// Takes the capture: from here on a process that took it earlier cannot commit.
     pub(crate) async fn take(client: &Client) -> Result<Self> {
-        let row = client
-            .query_opt(TAKE, &[])
-            .await
-            .context("take the capture")?
-            .ok_or_else(|| Error::usage("this database is not set up: run portalhook setup first"))?;
+        let not_set_up = || Error::usage("this database is not set up: run portalhook setup first");
+        let row = match client.query_opt(TAKE, &[]).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Err(not_set_up()),
+            row => row.context("take the capture")?.ok_or_else(not_set_up)?,
+        };
         let lsn: &str = row.get(0);
         Ok(Self {
             lsn: lsn.parse().map_err(|error| Error::failed(format!("the checkpoint cannot be read: {error}")))?,

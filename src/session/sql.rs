@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Kind, Result};
 /// A connected client and the task that moves its bytes; both end when it is dropped.
 pub(crate) struct Session {
     client: Client,
-    hints: Option<mpsc::Receiver<()>>,
+    hints: mpsc::Receiver<()>,
     connection: JoinHandle<()>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) async fn connect(database: &Database, application_name: &str) -> Resu
     };
     let newer = connection.parameter("server_version").and_then(settings::major_version) >= Some(settings::NEWER);
     let (hint, hints) = mpsc::channel(1);
-    let session = Session { client, hints: Some(hints), connection: tokio::spawn(drive(connection, hint)) };
+    let session = Session { client, hints, connection: tokio::spawn(drive(connection, hint)) };
     if newer {
         session.batch_execute(settings::PIN_NEWER).await.context("pin the session's settings")?;
     }
@@ -86,9 +86,10 @@ fn refused<T>(database: &Database, error: tokio_postgres::Error) -> Result<T> {
 }
 
 impl Session {
-    /// A hint for each burst of notifications on the channels that the session listens to; given once.
-    pub(crate) fn take_hints(&mut self) -> Option<mpsc::Receiver<()>> {
-        self.hints.take()
+    /// A hint for each burst of notifications on the channels that the session listens to, until its connection ends.
+    /// The first caller gets them.
+    pub(crate) fn hints(&mut self) -> mpsc::Receiver<()> {
+        std::mem::replace(&mut self.hints, mpsc::channel(1).1)
     }
 }
 

@@ -28,7 +28,7 @@ impl Throwaway {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("portalhook-{}-{number}", std::process::id()));
-        let mut server = Self { directory, programs: programs()?, port: free_port()?, running: false };
+        let mut server = Self { directory, programs: programs()?, port: free_port(number)?, running: false };
         fs::create_dir_all(&server.directory)?;
         if is_root() {
             done(Command::new("chown").arg("postgres").arg(&server.directory).output()?)?;
@@ -139,7 +139,7 @@ impl Throwaway {
     }
 
     /// One of the server's programs, run as a user that PostgreSQL accepts.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let program = self.programs.join(program);
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
@@ -187,8 +187,16 @@ fn programs() -> io::Result<PathBuf> {
         })
 }
 
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// Below the range from which the kernel takes ports for outgoing connections: from there one could be taken away
+/// before the server listens, or while it is stopped. Processes begin their search at different places.
+fn free_port(number: u32) -> io::Result<u16> {
+    const FIRST: u16 = 10_000;
+    const COUNT: u32 = 22_000;
+    let begin = std::process::id().wrapping_mul(7919).wrapping_add(number);
+    (0..COUNT)
+        .map(|step| FIRST + u16::try_from(begin.wrapping_add(step) % COUNT).unwrap_or_default())
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .ok_or_else(|| io::Error::other("no free port"))
 }
 
 fn is_root() -> bool {

@@ -352,6 +352,7 @@ COMMENT ON FUNCTION portalhook.check_limits IS 'Internal: refuses absurd limits.
 CREATE FUNCTION portalhook.check_endpoint() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    added constant boolean := tg_op = 'INSERT';
     wrong text[];
 BEGIN
     wrong := CASE
@@ -365,12 +366,16 @@ BEGIN
             THEN portalhook.refusal(format('signature_encoding is %L', left(new.signature_encoding, 40)), 'hex and base64 are allowed.') || '23514'::text
         WHEN new.ordering NOT IN ('none', 'causal', 'strict')
             THEN portalhook.refusal(format('ordering is %L', left(new.ordering, 40)), 'none, causal and strict are allowed.') || '23514'::text
-        ELSE coalesce(portalhook.check_url(new.url),
-                      portalhook.check_events(new.events),
-                      portalhook.check_secret(new.secret),
-                      portalhook.check_limits(new.max_in_flight, new.timeout_ms, new.retries),
-                      portalhook.check_header_name('signature_header', new.signature_header),
-                      portalhook.check_headers(new.headers, new.signature_header))
+        -- Only what changed: an endpoint must not be stuck because a rule or the list of own events changed after it was written.
+        ELSE coalesce(
+            CASE WHEN added OR new.url <> old.url THEN portalhook.check_url(new.url) END,
+            CASE WHEN added OR new.events IS DISTINCT FROM old.events THEN portalhook.check_events(new.events) END,
+            CASE WHEN added OR new.secret IS DISTINCT FROM old.secret THEN portalhook.check_secret(new.secret) END,
+            CASE WHEN added OR (new.max_in_flight, new.timeout_ms, new.retries) IS DISTINCT FROM (old.max_in_flight, old.timeout_ms, old.retries)
+                 THEN portalhook.check_limits(new.max_in_flight, new.timeout_ms, new.retries) END,
+            CASE WHEN added OR (new.headers, new.signature_header) IS DISTINCT FROM (old.headers, old.signature_header)
+                 THEN coalesce(portalhook.check_header_name('signature_header', new.signature_header),
+                               portalhook.check_headers(new.headers, new.signature_header)) END)
     END;
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = coalesce(wrong[3], '22023'), MESSAGE = wrong[1], HINT = wrong[2];

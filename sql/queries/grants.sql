@@ -24,3 +24,6 @@ GRANT SELECT ON portalhook.recent_deliveries, portalhook.pending, portalhook.fai
 
 -- Its version of the schema: a daemon refuses to run on one that it does not know.
 GRANT SELECT ON portalhook.migrations TO {role};
+
+-- refinery makes this table and does not say what it is.
+COMMENT ON TABLE portalhook.migrations IS 'Which versions of our schema were applied, and when.';

@@ -25,6 +25,8 @@ pub(super) struct Assembler {
     open: Option<Open>,
     /// The last transaction id, 64 bits.
     xid: u64,
+    /// What ends here or earlier is known already.
+    start: Lsn,
     /// The end of the last transaction: commits only move forward.
     end: Lsn,
 }
@@ -39,8 +41,8 @@ struct Open {
 
 impl Assembler {
     /// `xid_reference` is any 64-bit transaction id from shortly before the stream begins.
-    pub(super) fn new(xid_reference: u64) -> Self {
-        Self { relations: HashMap::new(), open: None, xid: xid_reference, end: Lsn::ZERO }
+    pub(super) fn new(start: Lsn, xid_reference: u64) -> Self {
+        Self { relations: HashMap::new(), open: None, xid: xid_reference, start, end: Lsn::ZERO }
     }
 
     /// Between Begin and Commit?
@@ -48,7 +50,8 @@ impl Assembler {
         self.open.is_some()
     }
 
-    /// Takes the stream's next message; a Commit gives the transaction, which may be without changes.
+    /// Takes the stream's next message; a Commit gives the transaction, which may be without changes (PostgreSQL 14
+    /// sends such, and what ended before the start has none).
     ///
     /// # Errors
     /// `Kind::Failed` where the messages contradict each other: the stream must not be trusted any further.
@@ -107,7 +110,9 @@ impl Assembler {
             return Err(contradiction("a transaction ends before the one that came earlier"));
         }
         self.end = end_lsn;
-        let transaction = Transaction { xid: open.xid, commit_lsn, end_lsn, commit_micros, changes: open.changes };
+        // The server begins at the start that it was given, or earlier.
+        let changes = if end_lsn > self.start { open.changes } else { Vec::new() };
+        let transaction = Transaction { xid: open.xid, commit_lsn, end_lsn, commit_micros, changes };
         Ok(Assembled { transaction, bytes: open.bytes + size_of::<Transaction>() })
     }
 
@@ -185,7 +190,7 @@ mod tests {
     }
 
     fn assemble(messages: Vec<Message>) -> Result<Vec<Transaction>> {
-        let mut assembler = Assembler::new(0x1_0000_0000);
+        let mut assembler = Assembler::new(Lsn(5), 0x1_0000_0000);
         let mut transactions = Vec::new();
         for message in messages {
             transactions.extend(assembler.take(message)?.map(|assembled| assembled.transaction));
@@ -206,6 +211,21 @@ mod tests {
         ];
         let transactions = assemble(messages).expect("a transaction");
         assert_eq!(transactions[0].changes, [Change::Operation { number: 42 }, Change::Operation { number: -1 }]);
+    }
+
+    #[test]
+    fn what_ends_at_the_start_or_earlier_is_left_out_and_the_next_is_not() {
+        let transaction = |begin: Lsn, end: Lsn| {
+            let mut assembler = Assembler::new(Lsn(100), 0);
+            let messages = [
+                Message::Begin { final_lsn: begin, commit_micros: 0, xid: 1 },
+                operation(true, "portalhook", "1"),
+                Message::Commit { commit_lsn: begin, end_lsn: end, commit_micros: 0 },
+            ];
+            let taken = messages.into_iter().map(|message| assembler.take(message).expect("in order"));
+            taken.flatten().next().expect("a transaction").transaction.changes.len()
+        };
+        assert_eq!((transaction(Lsn(90), Lsn(100)), transaction(Lsn(100), Lsn(101))), (0, 1));
     }
 
     #[test]

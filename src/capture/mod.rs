@@ -8,5 +8,5 @@ pub(crate) mod slot;
 mod tests;
 pub(crate) mod wal;
 
-pub(crate) use channel::{Receiver, Sender, channel};
+pub(crate) use channel::{Receiver, channel};
 pub(crate) use progress::Positions;

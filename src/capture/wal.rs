@@ -9,9 +9,10 @@ use super::assemble::{Assembled, Assembler};
 use super::channel::{Closed, Sender};
 use super::progress::{Positions, Progress};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::pgoutput::{Frame, Message};
-use crate::session::{Database, Replication, WalStream};
+use crate::session::{Database, Replication, WalStream, literal};
 
 /// The name in `pg_stat_replication`.
 const APPLICATION_NAME: &str = "portalhook capture";
@@ -45,7 +46,7 @@ pub(crate) struct Start {
 /// updates go on. The channel ends with this call: after a fault, start a new one from what is durable.
 ///
 /// # Errors
-/// Those of `session::connect` and `Replication::start`; of the stream, SQLSTATE 42704 where a publication is missing.
+/// Those of `session::connect` and `Replication::start`, where 42704 means the slot; a missing publication has none.
 pub(crate) async fn run(
     database: &Database,
     start: &Start,
@@ -75,6 +76,11 @@ async fn open(database: &Database, start: &Start) -> Result<(WalStream, Duration
     // while the channel is full.
     const TIMEOUT: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
     let mut connection = Replication::connect(database, APPLICATION_NAME).await?;
+    // PostgreSQL 18 would only warn, and send nothing; older ones fail at the first change.
+    let query = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", literal(&start.publication));
+    if connection.query(&query, "look for the publication").await?.is_empty() {
+        return Err(Error::failed(format!("publication `{}` does not exist", start.publication)));
+    }
     let rows = connection.query(TIMEOUT, "read wal_sender_timeout").await?;
     let millis: Option<u64> = rows.into_iter().flatten().next().flatten().and_then(|setting| setting.parse().ok());
     let interval = match millis {
@@ -92,7 +98,6 @@ async fn told(shutdown: &mut watch::Receiver<bool>) {
 /// The state of one stream.
 struct Reader<'a> {
     stream: WalStream,
-    start: Lsn,
     transactions: Sender,
     positions: &'a Positions,
     assembler: Assembler,
@@ -115,10 +120,9 @@ impl<'a> Reader<'a> {
     ) -> Self {
         Self {
             stream,
-            start: start.lsn,
             transactions,
             positions,
-            assembler: Assembler::new(start.xid_reference),
+            assembler: Assembler::new(start.lsn, start.xid_reference),
             progress: Progress::new(start.lsn),
             waiting: None,
             interval,
@@ -176,6 +180,9 @@ impl<'a> Reader<'a> {
         let confirmed = self.progress.confirm();
         self.stream.status(self.progress.received(), confirmed, reply_requested)?;
         self.positions.set_confirmed(confirmed);
+        if confirmed > self.said_confirmed {
+            failpoint::hit("confirmed");
+        }
         (self.said, self.said_confirmed) = (Instant::now(), confirmed);
         Ok(())
     }
@@ -213,7 +220,7 @@ impl<'a> Reader<'a> {
 
     fn hand_on(&mut self, assembled: Assembled) -> Result<()> {
         let end = assembled.transaction.end_lsn;
-        if assembled.transaction.changes.is_empty() || end <= self.start {
+        if assembled.transaction.changes.is_empty() {
             self.progress.pass(end);
             return Ok(());
         }

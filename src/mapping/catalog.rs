@@ -1,5 +1,6 @@
 //! What the catalog says about the relations, columns and functions that the SELECTs use.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
@@ -90,9 +91,8 @@ impl Facts {
         while let Some(next) = open.pop() {
             for &(oid, number) in &next.columns {
                 self.used.entry(oid).or_default().insert(number);
-                if !self.relations.contains_key(&oid) {
-                    let relation = relation(client, oid).await?;
-                    self.relations.insert(oid, relation);
+                if let Entry::Vacant(place) = self.relations.entry(oid) {
+                    place.insert(relation(client, oid).await?);
                 }
             }
             let views: BTreeSet<u32> = next.columns.iter().map(|&(oid, _)| oid).collect();

@@ -1,8 +1,9 @@
 //! What a mapping must have, and what no mapping can have: refused with the reason and a way out.
 
-use super::catalog::{Dependencies, Facts, ViewColumn};
+use super::catalog::{Dependencies, Facts, Relation, ViewColumn};
 use super::plan::{Entity, Table};
-use super::rewrite::{self, Parsed, Uses};
+use super::syntax::{Statement, fields, strings};
+use super::uses::{Parsed, Uses};
 use crate::error::{Error, Result};
 
 /// The columns that an entity's SELECT must give.
@@ -41,10 +42,9 @@ pub(super) fn columns(entity: Entity, outputs: &[ViewColumn]) -> Result<()> {
 /// No output has a name of the kind that our own columns have.
 pub(super) fn names(outputs: &[ViewColumn]) -> Result<()> {
     match outputs.iter().find(|output| output.name.starts_with("portalhook")) {
-        Some(output) => Err(Error::usage(format!(
-            "it has a column {}; names that begin with portalhook are ours",
-            output.name
-        ))),
+        Some(output) => {
+            Err(Error::usage(format!("it has a column {}; names that begin with portalhook are ours", output.name)))
+        }
         None => Ok(()),
     }
 }
@@ -76,7 +76,7 @@ pub(super) fn entities(given: impl Iterator<Item = Entity> + Clone) -> Result<()
 /// What the catalog knows about a SELECT that cannot be followed. Returns warnings.
 pub(super) fn dependencies(facts: &Facts, found: &Dependencies) -> Result<Vec<String>> {
     if let Some((oid, _)) = found.columns.iter().find(|(_, number)| *number < 0) {
-        let table = facts.relations.get(oid).map(super::catalog::Relation::title).unwrap_or_default();
+        let table = facts.relations.get(oid).map(Relation::title).unwrap_or_default();
         return Err(Error::usage(format!(
             "it reads a system column of {table} (ctid, xmin, tableoid and the like), which a mirror cannot have; leave it out"
         )));
@@ -117,13 +117,13 @@ pub(super) fn dependencies(facts: &Facts, found: &Dependencies) -> Result<Vec<St
 
 /// What the text of a SELECT shows that cannot be followed.
 pub(super) fn syntax(facts: &Facts, parsed: &Parsed, volatile: &[String]) -> Result<()> {
-    if let Some(table) = rewrite::row_value(facts, &parsed.statement) {
+    if let Some(table) = row_value(facts, &parsed.statement) {
         return Err(Error::usage(format!(
             "it uses a whole row of {} as a value of that table's type; name the columns that you need",
             table.title()
         )));
     }
-    if rewrite::locks_rows(&parsed.statement) {
+    if locks_rows(&parsed.statement) {
         return Err(Error::usage("it locks rows (FOR UPDATE, FOR SHARE); leave that out"));
     }
     if let Some(name) = volatile.first() {
@@ -170,4 +170,46 @@ pub(super) fn joins(entity: Entity, parsed: &Parsed) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// The functions that a SELECT calls without schema or in pg_catalog, by name.
+pub(super) fn builtin_calls(statement: &Statement) -> Vec<String> {
+    let mut names = Vec::new();
+    statement.walk(&mut |kind, node| {
+        if kind == "FuncCall" {
+            match &strings(node, "funcname")[..] {
+                [name] => names.push(name.clone()),
+                [schema, name] if schema == "pg_catalog" => names.push(name.clone()),
+                _ => {}
+            }
+        }
+    });
+    names
+}
+
+/// Whether a SELECT locks rows, at any depth.
+fn locks_rows(statement: &Statement) -> bool {
+    let mut found = false;
+    statement.walk(&mut |kind, _| found |= kind == "LockingClause");
+    found
+}
+
+/// A table whose row a SELECT uses as a value of the table's own type (`(SELECT u FROM app.users u …).name`): PostgreSQL
+/// prints such a row with a cast to that type.
+fn row_value<'f>(facts: &'f Facts, statement: &Statement) -> Option<&'f Relation> {
+    let mut found = None;
+    statement.walk(&mut |kind, node| {
+        if kind == "TypeCast"
+            && node.get("arg").and_then(|arg| arg.get("node")?.get("ColumnRef")).is_some_and(is_star)
+            && let Some(name) = node.get("type_name")
+            && let [schema, name] = &strings(name, "names")[..]
+        {
+            found = found.or(facts.named(schema, name));
+        }
+    });
+    found
+}
+
+fn is_star(column: &serde_json::Value) -> bool {
+    fields(column).last().is_some_and(|field| field == "*")
 }

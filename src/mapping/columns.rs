@@ -8,6 +8,16 @@ impl Plan {
     /// The SELECT of an entity over all rows of its mirror, and names for its columns: `k0 …` the base's key, `o0 …` the
     /// outputs. Used as `FROM (query) AS q (names)`, because outputs may be named like key columns. `None`: not mapped.
     pub(crate) fn rows(&self, entity: Entity, variant: Variant) -> Option<(String, String)> {
+        self.rows_where(entity, variant, None)
+    }
+
+    /// The same over those rows of the mirror for which a condition holds.
+    pub(crate) fn rows_where(
+        &self,
+        entity: Entity,
+        variant: Variant,
+        condition: Option<&str>,
+    ) -> Option<(String, String)> {
         let plan = self.entity(entity)?;
         let template = match variant {
             Variant::Live => &plan.live,
@@ -15,7 +25,7 @@ impl Plan {
         };
         let base = plan.base.map(|index| &self.tables[index]);
         let query = match base {
-            Some(base) => template.over(&base.rows(&base.mirror_in(MIRROR_SCHEMA), None)),
+            Some(base) => template.over(&base.rows(&base.mirror_in(MIRROR_SCHEMA), condition)),
             None => template.head.clone(),
         };
         let keys = (0..base.map_or(0, |base| base.key.len())).map(|place| format!("k{place}"));

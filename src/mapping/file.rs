@@ -99,6 +99,5 @@ fn entity(view: &ViewStmt) -> Result<Entity> {
 
 fn allowed() -> String {
     let names: Vec<String> = Entity::ALL.into_iter().map(|entity| format!("portalhook.{}", entity.name())).collect();
-    format!("allowed are CREATE VIEW {} (the last but two may be left out)", names.join(", "))
-        .replace(" (the last but two may be left out)", "")
+    format!("allowed is CREATE VIEW with the names {}", names.join(", "))
 }

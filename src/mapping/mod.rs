@@ -3,6 +3,7 @@
 mod catalog;
 mod check;
 mod columns;
+mod edits;
 pub(crate) mod file;
 pub(crate) mod layout;
 mod path;
@@ -13,6 +14,7 @@ pub(crate) mod record;
 mod rewrite;
 pub(crate) mod select;
 mod syntax;
+mod uses;
 pub(crate) mod value;
 
 #[cfg(test)]

@@ -37,13 +37,12 @@ pub(super) struct Level {
     filter: Option<Value>,
 }
 
-/// Where a value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// A column of the base, unchanged, by the name that it has there.
-    Column(String),
-    /// An expression over the base row alone.
-    Row,
+/// The columns of the base table, by the names that they have there, out of which a value is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) columns: Vec<String>,
+    /// The value is the one column as it is.
+    pub(super) unchanged: bool,
 }
 
 impl Path {
@@ -93,26 +92,25 @@ impl Path {
 }
 
 fn origin(levels: &[Level], name: &str) -> Result<Origin, String> {
-    let Some((level, inner)) = levels.split_first() else { return Ok(Origin::Row) };
+    let Some((level, inner)) = levels.split_first() else { return Ok(Origin::default()) };
     let Some((_, expression)) = level.targets.iter().find(|(target, _)| target == name) else {
         return Err(format!("there is no column {name} to follow"));
     };
     let columns = level.base_columns(expression)?;
-    let plain = expression.get("node").is_some_and(|node| node.get("ColumnRef").is_some());
+    let unchanged = expression.get("node").is_some_and(|node| node.get("ColumnRef").is_some());
     if inner.is_empty() {
-        return Ok(match &columns[..] {
-            [column] if plain => Origin::Column(column.clone()),
-            _ => Origin::Row,
-        });
+        return Ok(Origin { columns, unchanged });
     }
     if !level.alias_lists.is_empty() {
         return Err("its columns are renamed on the way; name them with AS".to_owned());
     }
-    let mut last = Origin::Row;
+    let mut found = Origin { columns: Vec::new(), unchanged };
     for column in &columns {
-        last = origin(inner, column)?;
+        let below = origin(inner, column)?;
+        found.columns.extend(below.columns);
+        found.unchanged &= below.unchanged;
     }
-    Ok(if plain { last } else { Origin::Row })
+    Ok(found)
 }
 
 impl Level {
@@ -121,11 +119,15 @@ impl Level {
         let mut columns = Vec::new();
         let mut reason = None;
         walk(expression, true, &mut |kind, node| match kind {
-            "SubLink" => reason = Some("it looks into a subquery".to_owned()),
+            "SubLink" => {
+                reason.get_or_insert_with(|| "it looks into a subquery".to_owned());
+            }
             "ColumnRef" => match &fields(node)[..] {
                 [column] if self.single => columns.push(column.clone()),
                 [qualifier, column] if *qualifier == self.qualifier && !self.joined => columns.push(column.clone()),
-                other => reason = Some(format!("it reads {}", other.join("."))),
+                other => {
+                    reason.get_or_insert_with(|| format!("it reads {}", other.join(".")));
+                }
             },
             _ => {}
         });

@@ -6,8 +6,9 @@ use tokio_postgres::Client;
 use super::catalog::{self, Dependencies, Facts, ViewColumn};
 use super::layout::{MIRROR_SCHEMA, quote};
 use super::plan::{Entity, EntityPlan, Output, Plan, Table};
-use super::rewrite::{self, Parsed, Rewriter, Uses};
+use super::rewrite::{self, Rewriter};
 use super::select::Variant;
+use super::uses::{self, Parsed, Uses};
 use super::{check, prove, syntax};
 use crate::error::{Context, Error, Result};
 
@@ -59,13 +60,15 @@ async fn in_transaction(client: &Client, selects: &[Select]) -> Result<(Plan, Ve
         )));
     }
     client.batch_execute("BEGIN").await.context("begin")?;
-    let result = Reader::new(client, selects).await;
-    let result = match result {
+    let result = match Reader::new(client, selects).await {
         Ok(reader) => reader.read().await,
         Err(error) => Err(error),
     };
-    client.batch_execute("ROLLBACK").await.context("roll back")?;
-    result
+    let rolled_back = client.batch_execute("ROLLBACK").await.context("roll back");
+    // Where the session itself broke, what it broke at says more than that it cannot roll back.
+    let read = result?;
+    rolled_back?;
+    Ok(read)
 }
 
 /// The work inside the transaction.
@@ -106,7 +109,7 @@ impl<'a> Reader<'a> {
             readings.push(reading.map_err(|error| named(select, &error))?);
         }
         let uses: Vec<&Uses> = readings.iter().map(|reading| &reading.uses).collect();
-        let tables = rewrite::tables(&facts, &uses)?;
+        let tables = uses::tables(&facts, &uses)?;
         prove::mirrors(self.client, &self.schema, &tables).await?;
         let mut entities = Vec::new();
         for reading in &readings {
@@ -144,9 +147,9 @@ impl<'a> Reader<'a> {
         let title = &select.title;
         warnings.extend(check::dependencies(facts, &all)?.into_iter().map(|warning| format!("{title} {warning}")));
         let parsed = Parsed::of(&canonical)?;
-        let calls = rewrite::builtin_calls(&parsed.statement);
+        let calls = check::builtin_calls(&parsed.statement);
         check::syntax(facts, &parsed, &catalog::volatile_builtins(self.client, &calls).await?)?;
-        let uses = rewrite::uses(facts, &parsed)?;
+        let uses = uses::uses(facts, &parsed)?;
         check::names(&outputs)?;
         if select.complete {
             check::columns(select.entity, &outputs)?;

@@ -11,7 +11,10 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Option<Cow<'_, str>>>> {
     let mut fields = Vec::new();
     let mut rest = inner;
     loop {
-        let (field, after) = if rest.starts_with('"') { quoted(&rest[1..]).ok_or_else(wrong)? } else { plain(rest) };
+        let (field, after) = match rest.strip_prefix('"') {
+            Some(rest) => quoted(rest).ok_or_else(wrong)?,
+            None => plain(rest),
+        };
         fields.push(field);
         match after.strip_prefix(',') {
             Some(after) => rest = after,

@@ -211,6 +211,10 @@ fn location(node: &Value) -> usize {
 pub(super) fn lex(text: &str) -> Result<Vec<Lexeme>> {
     let mut depth = 0usize;
     let mut tokens = Vec::new();
+    // pg_query 18.1 reads through a null pointer where there is no token at all.
+    if text.trim().is_empty() {
+        return Ok(tokens);
+    }
     for raw in pg_query::scan_tokens(text).map_err(|error| grammar_error(&error))? {
         let token = Token::try_from(raw.token).unwrap_or(Token::Nul);
         if matches!(token, Token::SqlComment | Token::CComment) {

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use super::counters;
+use super::{count, counters};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::layout::{literal, quote};
@@ -62,7 +63,7 @@ impl FirstCopy<'_> {
             sql.extend([table.create_sql(), copy_sql(table), analyze_sql(table)]);
         }
         sql.extend(self.plan.id_indexes());
-        sql.extend([counters::CREATE.to_owned(), counters::count_sql(self.plan), ROUTES.to_owned()]);
+        sql.extend([counters::CREATE.to_owned(), count::count_sql(self.plan), ROUTES.to_owned()]);
         sql
     }
 
@@ -81,11 +82,28 @@ impl FirstCopy<'_> {
             client.batch_execute(&analyze_sql(table)).await.context("analyze the mirror")?;
         }
         client.batch_execute(counters::CREATE).await.context("create the counters")?;
-        let count = counters::count_sql(self.plan);
-        patiently(client.batch_execute(&count), progress, "counters").await.context("count what users have done")?;
+        self.count(client, lsn, progress).await.context("count what users have done")?;
         client.batch_execute(ROUTES).await.context("take in the endpoints")?;
         self.record(client, lsn).await?;
         Ok(copied)
+    }
+
+    /// Counts in one statement; if a row's data makes that fail, row by row.
+    async fn count(&self, client: &Client, lsn: Lsn, progress: &mut (dyn FnMut(String) + Send)) -> Result<()> {
+        client.batch_execute("SAVEPOINT counting").await.context("set a savepoint")?;
+        let in_one = count::count_sql(self.plan);
+        let Err(error) = patiently(client.batch_execute(&in_one), progress, "counters").await else { return Ok(()) };
+        let of_a_row = |code: &SqlState| ["21", "22", "23"].iter().any(|class| code.code().starts_with(class));
+        if !error.code().is_some_and(of_a_row) {
+            return Err(error).context("count in one statement");
+        }
+        let problem = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
+        progress(format!("a row cannot be evaluated ({problem}): counting row by row"));
+        client.batch_execute("ROLLBACK TO counting").await.context("go back to the savepoint")?;
+        for sql in count::count_one_by_one_sql(self.plan, &lsn.to_string()) {
+            patiently(client.batch_execute(&sql), progress, "counters").await.context("count row by row")?;
+        }
+        Ok(())
     }
 
     fn removals(&self) -> Vec<String> {
@@ -98,16 +116,7 @@ impl FirstCopy<'_> {
 
     /// The plan, and where the stream begins.
     async fn record(&self, client: &Client, lsn: Lsn) -> Result<()> {
-        let plan = serde_json::to_string(self.plan)
-            .map_err(|error| Error::because(Kind::Failed, "write the plan as json", error))?;
-        client
-            .execute(
-                "INSERT INTO portalhook.plan (plan) VALUES ($1::text::jsonb)
-                 ON CONFLICT (one) DO UPDATE SET plan = excluded.plan, made_at = now()",
-                &[&plan],
-            )
-            .await
-            .context("store the plan")?;
+        store_plan(client, self.plan).await?;
         client
             .execute(
                 CHECKPOINT,
@@ -123,6 +132,21 @@ impl FirstCopy<'_> {
             .context("store the checkpoint")?;
         Ok(())
     }
+}
+
+/// Writes the active plan.
+pub(crate) async fn store_plan(client: &Client, plan: &Plan) -> Result<()> {
+    let plan =
+        serde_json::to_string(plan).map_err(|error| Error::because(Kind::Failed, "write the plan as json", error))?;
+    client
+        .execute(
+            "INSERT INTO portalhook.plan (plan) VALUES ($1::text::jsonb)
+             ON CONFLICT (one) DO UPDATE SET plan = excluded.plan, made_at = now()",
+            &[&plan],
+        )
+        .await
+        .context("store the plan")?;
+    Ok(())
 }
 
 async fn copy(client: &Client, table: &Table, progress: &mut (dyn FnMut(String) + Send)) -> Result<Copied> {
@@ -145,7 +169,11 @@ async fn copy(client: &Client, table: &Table, progress: &mut (dyn FnMut(String) 
 }
 
 /// Waits for a statement, and says what it is about while it takes long: after a second, then every five.
-async fn patiently<T>(work: impl Future<Output = T>, progress: &mut (dyn FnMut(String) + Send), what: &str) -> T {
+pub(crate) async fn patiently<T>(
+    work: impl Future<Output = T>,
+    progress: &mut (dyn FnMut(String) + Send),
+    what: &str,
+) -> T {
     tokio::pin!(work);
     let started = Instant::now();
     let mut wait = PATIENCE;

@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod array;
 pub(crate) mod cache;
 pub(crate) mod copy;
+pub(crate) mod count;
 pub(crate) mod counters;
 pub(crate) mod evaluate;
 pub(crate) mod filter;

@@ -25,7 +25,9 @@ impl Frame {
         match reader.u8()? {
             b'w' => {
                 // Start, end and clock: the message inside says the same and more.
-                (reader.lsn()?, reader.lsn()?, reader.i64()?);
+                reader.lsn()?;
+                reader.lsn()?;
+                reader.i64()?;
                 Ok(Self::Data { body: reader.input })
             }
             b'k' => {

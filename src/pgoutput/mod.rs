@@ -13,6 +13,5 @@ mod message;
 #[cfg(test)]
 mod properties;
 
-pub(crate) use decode::Malformed;
 pub(crate) use frame::{Frame, Status};
 pub(crate) use message::{Message, OldRow};

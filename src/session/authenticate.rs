@@ -10,7 +10,7 @@ use postgres_protocol::message::frontend;
 
 use super::database::Database;
 use super::sql::{kind_of_refusal, password_missing};
-use super::wire::{Incoming, Wire, invalid, refusal};
+use super::wire::{Incoming, Wire, invalid, notice, refusal};
 use crate::error::{Context, Error, Kind, Refusal, Result};
 
 /// Sends the startup message and proves who we are.
@@ -96,7 +96,7 @@ pub(super) async fn greeting(wire: &mut Wire, database: &Database) -> Result<Gre
                 }
             }
             Message::BackendKeyData(body) => greeting.process = body.process_id(),
-            Message::NoticeResponse(body) => tracing::debug!(notice = %refusal(body.fields()), "postgresql says"),
+            Message::NoticeResponse(body) => notice(&body),
             Message::ReadyForQuery(_) => return Ok(greeting),
             _ => return Err(unexpected(database)),
         }

@@ -15,7 +15,7 @@ mod tests;
 mod wire;
 
 pub(crate) use database::Database;
-pub(crate) use replication::{ExportedSlot, Replication, SystemIdentity};
+pub(crate) use replication::{ExportedSlot, Replication, literal};
 pub(crate) use sql::{Session, connect};
 pub(crate) use stream::WalStream;
 #[cfg(test)]

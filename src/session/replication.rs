@@ -12,7 +12,7 @@ use super::database::{Address, Database};
 use super::settings;
 use super::socket;
 use super::stream::WalStream;
-use super::wire::{Incoming, Wire, invalid, refusal};
+use super::wire::{Incoming, Wire, invalid, notice, refusal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lsn::Lsn;
 
@@ -99,6 +99,7 @@ impl Replication {
                 Ok(Incoming::Other(Message::DataRow(body))) => rows.push(row(&body).context(doing)?),
                 Ok(Incoming::Other(Message::ErrorResponse(body))) => error = Some(refusal(body.fields())),
                 Ok(Incoming::Other(Message::ReadyForQuery(_))) => break,
+                Ok(Incoming::Other(Message::NoticeResponse(body))) => notice(&body),
                 Ok(Incoming::Other(_)) => {}
                 Ok(Incoming::CopyBoth | Incoming::CopyData(_)) => {
                     return Err(invalid("the server copies without being asked")).context(doing);
@@ -155,7 +156,8 @@ impl Replication {
             match self.wire.receive(true).await.context(&doing)? {
                 Incoming::CopyBoth => return Ok(WalStream::new(self.wire)),
                 Incoming::Other(Message::ErrorResponse(body)) => return Err(refusal(body.fields())).context(doing),
-                Incoming::Other(Message::NoticeResponse(_) | Message::ParameterStatus(_)) => {}
+                Incoming::Other(Message::NoticeResponse(body)) => notice(&body),
+                Incoming::Other(Message::ParameterStatus(_)) => {}
                 _ => return Err(invalid("the server sent a message out of turn")).context(doing),
             }
         }
@@ -196,8 +198,8 @@ fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// A string of the replication grammar, which knows no backslashes.
-fn literal(text: &str) -> String {
+/// A string of the replication grammar, which knows no backslashes, and of SQL under our pinned settings.
+pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend;
 
-use super::wire::{Incoming, Wire, refusal};
+use super::wire::{Incoming, Wire, notice, refusal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Frame, Status};
@@ -91,7 +91,7 @@ fn frame(message: Incoming) -> Result<Option<Frame>> {
         }
         Incoming::Other(Message::ErrorResponse(body)) => Err(refusal(body.fields())).context(READING),
         Incoming::Other(Message::NoticeResponse(body)) => {
-            tracing::debug!(notice = %refusal(body.fields()), "postgresql says");
+            notice(&body);
             Ok(None)
         }
         Incoming::Other(Message::ParameterStatus(_)) => Ok(None),

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
-use postgres_protocol::message::backend::{ErrorFields, Header, Message};
+use postgres_protocol::message::backend::{ErrorFields, Header, Message, NoticeResponseBody};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_postgres::error::SqlState;
 
@@ -114,6 +114,17 @@ fn sent(bytes: usize) -> io::Result<()> {
 
 pub(super) fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Logs what the server says beside its answers. Warnings matter: PostgreSQL 18 only warns of a missing publication.
+pub(super) fn notice(body: &NoticeResponseBody) {
+    let warning = body.fields().any(|field| Ok(field.type_() == b'V' && field.value_bytes() == b"WARNING"));
+    let notice = refusal(body.fields());
+    if matches!(warning, Ok(true)) {
+        tracing::warn!(%notice, "postgresql warns");
+    } else {
+        tracing::debug!(%notice, "postgresql says");
+    }
 }
 
 /// Reads the fields of an ErrorResponse or NoticeResponse; a damaged one says so.

@@ -58,13 +58,10 @@ async fn recognised(client: &Client) -> Result<Chosen> {
     for (name, text) in PRESETS {
         let mut queries = file::split(text)?;
         tidy(&mut queries);
-        if let Ok(plan) = read::read(client, &queries).await {
-            return Ok(Chosen {
-                queries,
-                plan,
-                origin: format!("preset {name}, whose tables are here"),
-                stored: false,
-            });
+        if fits(client, &queries).await? {
+            let origin = format!("preset {name}, whose tables are here");
+            let plan = read::read(client, &queries).await.context(format!("check the mapping ({origin})"))?;
+            return Ok(Chosen { queries, plan, origin, stored: false });
         }
     }
     Err(fix(
@@ -74,6 +71,28 @@ async fn recognised(client: &Client) -> Result<Chosen> {
             names()
         ),
     ))
+}
+
+/// Whether PostgreSQL can run all of these SELECTs here; leaves nothing behind.
+async fn fits(client: &Client, queries: &[(Entity, String)]) -> Result<bool> {
+    client.batch_execute("BEGIN").await.context("try a preset")?;
+    let mut fits = true;
+    for (place, (_, query)) in queries.iter().enumerate() {
+        let sql = format!("CREATE TEMPORARY VIEW \"portalhook tries {place}\" AS {query}");
+        match client.batch_execute(&sql).await {
+            Ok(()) => {}
+            // Class 42 and 3F: no such table, column, function or schema, or it is another type's.
+            Err(error)
+                if error.code().is_some_and(|code| code.code().starts_with("42") || code.code().starts_with("3F")) =>
+            {
+                fits = false;
+                break;
+            }
+            Err(error) => return Err(error).context("try a preset"),
+        }
+    }
+    client.batch_execute("ROLLBACK").await.context("try a preset")?;
+    Ok(fits)
 }
 
 /// As `portalhook.mapping` keeps them: in order, without what ends a statement.

@@ -42,7 +42,7 @@ pub(crate) async fn grant(
     script: &mut Script<'_>,
 ) -> Result<()> {
     if role.name == server.admin {
-        return script.say("grants", "the administrator's own role needs none");
+        return script.say("columns", "the administrator's own role needs none");
     }
     let to = quote(&role.name);
     let mut sql: Vec<String> = Vec::new();
@@ -68,7 +68,7 @@ pub(crate) async fn grant(
     }
     let granted: Vec<String> =
         plan.tables.iter().map(|table| format!("{} ({})", shown(table), columns(table).len())).collect();
-    script.say("grants", format!("{} may read the mapped columns of {}", role.name, granted.join(", ")))
+    script.say("columns", format!("{} may read the mapped columns of {}", role.name, granted.join(", ")))
 }
 
 /// The columns that are copied; a generated one is computed from others.

@@ -21,6 +21,7 @@ mod tests;
 use std::io::Write;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::session::{self, Database};
@@ -111,22 +112,19 @@ async fn settle_mapping(
     mapping::store(admin, chosen, script).await?;
     let before = match standing {
         Standing::Stale { replaced, .. } => replaced.as_deref(),
-        Standing::Whole | Standing::Nothing { .. } => None,
+        Standing::Whole | Standing::Reworded | Standing::Nothing { .. } => None,
     };
     mapping::grant(admin, server, role, &chosen.plan, before, script).await
 }
 
-/// One setup at a time; the lock ends with the session.
+/// One setup at a time; the lock ends with the session. The server may take a moment to see that an earlier one has ended.
 async fn lock(admin: &Client) -> Result<()> {
-    let free: bool = admin
-        .query_one("SELECT pg_try_advisory_lock(hashtext('portalhook setup'))", &[])
-        .await
-        .context("lock the setup")?
-        .get(0);
-    if free {
-        Ok(())
-    } else {
-        Err(Error::failed("another portalhook setup is at work on this database: wait for it to end"))
+    let sql = "SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_lock(hashtext('portalhook setup'))";
+    match admin.batch_execute(sql).await {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            Err(Error::failed("another portalhook setup is at work on this database: wait for it to end"))
+        }
+        locked => locked.context("wait for other setups"),
     }
 }
 

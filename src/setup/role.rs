@@ -1,10 +1,11 @@
 //! The daemon's role: may log in and replicate, and owns the mirror and the ledger's partitions.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::script::{Script, fix};
 use super::server::Server;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::mapping::layout::{literal, quote};
 
 /// The role that `database.url` names.
@@ -28,9 +29,9 @@ pub(crate) async fn prepare(client: &Client, server: &Server, role: &Role, scrip
         }
         Some((true, true)) => script.say("role", format!("{name}: already there"))?,
         Some(_) => {
-            script
-                .run(client, &format!("ALTER ROLE {quoted} LOGIN REPLICATION"), "let the role log in and replicate")
-                .await?;
+            let sql = format!("ALTER ROLE {quoted} LOGIN REPLICATION");
+            let altered = script.run(client, &sql, "let the role log in and replicate").await;
+            altered.map_err(|error| for_a_superuser(error, &sql))?;
             script.say("role", format!("{name}: may log in and replicate now"))?;
         }
     }
@@ -40,11 +41,32 @@ pub(crate) async fn prepare(client: &Client, server: &Server, role: &Role, scrip
             .run(client, &format!("GRANT CONNECT ON DATABASE {database} TO {quoted}"), "let the role connect")
             .await?;
         if !server.admin_is_superuser {
-            // To make it the owner of what it must own.
-            script.run(client, &format!("GRANT {quoted} TO CURRENT_USER"), "become a member of the role").await?;
+            become_member(client, server, role, script).await?;
         }
     }
     Ok(())
+}
+
+/// Only a member of the role can make it the owner of what it must own.
+async fn become_member(client: &Client, server: &Server, role: &Role, script: &mut Script<'_>) -> Result<()> {
+    let member = client
+        .query_opt("SELECT FROM pg_roles WHERE rolname = $1 AND pg_has_role(current_user, oid, 'USAGE')", &[&role.name])
+        .await
+        .context("look at the administrator's memberships")?;
+    if member.is_some() {
+        return Ok(());
+    }
+    let sql = format!("GRANT {} TO {}", quote(&role.name), quote(&server.admin));
+    script.run(client, &sql, "become a member of the role").await.map_err(|error| for_a_superuser(error, &sql))
+}
+
+/// What the administrator's own role may not do, somebody else can.
+fn for_a_superuser(error: Error, sql: &str) -> Error {
+    if error.sqlstate() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        fix("this administrator has not the rights for that", format!("have a superuser run: {sql}"))
+    } else {
+        error
+    }
 }
 
 async fn create(client: &Client, role: &Role, script: &mut Script<'_>) -> Result<()> {
@@ -61,18 +83,7 @@ async fn create(client: &Client, role: &Role, script: &mut Script<'_>) -> Result
     } else {
         "created, without a password"
     };
-    script.run(client, &sql, &format!("create role {}", role.name)).await.map_err(|error| {
-        if error.sqlstate() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) {
-            fix(
-                format!("this administrator may not create a role with REPLICATION ({error:?})"),
-                format!(
-                    "run setup as a superuser, or have one run: {}",
-                    format!("CREATE ROLE {} LOGIN REPLICATION", quote(&role.name))
-                ),
-            )
-        } else {
-            error
-        }
-    })?;
+    let created = script.run(client, &sql, &format!("create role {}", role.name)).await;
+    created.map_err(|error| for_a_superuser(error, &format!("CREATE ROLE {} LOGIN REPLICATION", quote(&role.name))))?;
     script.say("role", format!("{}: {said}", role.name))
 }

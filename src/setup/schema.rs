@@ -7,11 +7,18 @@ use super::role::Role;
 use super::script::{Script, spliced};
 use super::server::Server;
 use crate::error::{Context as _, Result};
-use crate::mapping::layout::quote;
+use crate::mapping::layout::{literal, quote};
 
 const GRANTS: &str = include_str!("../../sql/queries/grants.sql");
 const LEDGER_OWNER: &str = include_str!("../../sql/queries/ledger_owner.sql");
-const SCHEMA_COMMENT: &str = "COMMENT ON SCHEMA portalhook IS 'portalhook: webhooks for what happens in the portal. Endpoints, settings and what was sent.';";
+const COMMENTS: [(&str, &str); 3] = [
+    ("portalhook", "portalhook: webhooks for what happens in the portal. Endpoints, settings, and what was sent."),
+    (
+        "portalhook_mirror",
+        "portalhook: the columns that the mapping reads, as of the position of the stream. Written by the daemon alone.",
+    ),
+    ("portalhook_ledger", "portalhook: the day partitions of portalhook.events, deliveries and successes."),
+];
 
 /// Schemas, migrations and the role's rights on them.
 pub(crate) async fn prepare(client: &mut Client, server: &Server, role: &Role, script: &mut Script<'_>) -> Result<()> {
@@ -35,8 +42,10 @@ async fn schemas(client: &Client, role: &Role, script: &mut Script<'_>) -> Resul
             made.push(name);
         }
     }
-    if made.contains(&"portalhook") {
-        script.run(client, SCHEMA_COMMENT, "describe schema portalhook").await?;
+    for (name, comment) in COMMENTS.into_iter().filter(|(name, _)| made.contains(name)) {
+        script
+            .run(client, &format!("COMMENT ON SCHEMA {name} IS {}", literal(comment)), "describe our schemas")
+            .await?;
     }
     script.say(
         "schemas",

@@ -8,7 +8,7 @@ use super::server::Server;
 use crate::capture::slot::{self, Slot};
 use crate::error::{Context as _, Result};
 use crate::mapping::plan::Plan;
-use crate::mirror::copy::FirstCopy;
+use crate::mirror::copy::{FirstCopy, patiently, store_plan};
 use crate::session::Database;
 
 /// What stands there already.
@@ -16,6 +16,8 @@ use crate::session::Database;
 pub(crate) enum Standing {
     /// Slot, checkpoint and mirror of this very plan.
     Whole,
+    /// The same mirror and meaning, in other words: a comment in the mapping, or SQL that we now write otherwise.
+    Reworded,
     /// Nothing, or a slot that an interrupted setup left.
     Nothing { leftover_slot: bool },
     /// A checkpoint whose mirror must go: the mapping changed, or the slot is gone.
@@ -67,6 +69,9 @@ pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_nam
     let replaced = stored.map(Box::new);
     Ok(match slot {
         Some(slot) if !slot.is_lost() && replaced.as_deref() == Some(plan) => Standing::Whole,
+        Some(slot) if !slot.is_lost() && replaced.as_deref().is_some_and(|stored| means_the_same(stored, plan)) => {
+            Standing::Reworded
+        }
         Some(slot) if !slot.is_lost() => Standing::Stale {
             why: format!("the mapping is another than that of the mirror (which is at {lsn})"),
             replaced,
@@ -81,6 +86,12 @@ pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_nam
             slot: slot.is_some(),
         },
     })
+}
+
+/// What is mirrored and what PostgreSQL understood are the same.
+fn means_the_same(stored: &Plan, plan: &Plan) -> bool {
+    let meaning = |plan: &Plan| plan.entities.iter().map(|one| (one.entity, one.canonical.clone())).collect::<Vec<_>>();
+    stored.tables == plan.tables && meaning(stored) == meaning(plan)
 }
 
 impl Standing {
@@ -116,7 +127,10 @@ impl Beginning<'_> {
         script: &mut Script<'_>,
     ) -> Result<()> {
         let (old_slot, replaced, why) = match standing {
-            Standing::Whole => {
+            Standing::Whole | Standing::Reworded => {
+                if let (Standing::Reworded, Some(client)) = (standing, client) {
+                    store_plan(client, self.plan).await?;
+                }
                 return script.say("slot", format!("{}: already there, and the mirror with it", self.slot));
             }
             Standing::Nothing { leftover_slot } => (*leftover_slot, None, None),
@@ -152,9 +166,10 @@ impl Beginning<'_> {
     }
 
     async fn copy(&self, client: &Client, copy: &FirstCopy<'_>, script: &mut Script<'_>) -> Result<()> {
-        let exported = slot::create(self.database, self.slot).await?;
-        let point = exported.consistent_point;
         let mut progress = |line: String| eprintln!("portalhook: {line}");
+        let waiting = "creating the replication slot: waits for every transaction of the server that is writing";
+        let exported = patiently(slot::create(self.database, self.slot), &mut progress, waiting).await?;
+        let point = exported.consistent_point;
         let copied = match copy.run(client, &exported.snapshot, point, &mut progress).await {
             Ok(copied) => copied,
             Err(error) => {

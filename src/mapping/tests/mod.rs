@@ -1,5 +1,8 @@
+mod checks;
+mod files;
 mod portals;
 mod selects;
+mod values;
 
 use tokio_postgres::{Client, NoTls};
 

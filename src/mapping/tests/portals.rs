@@ -92,10 +92,10 @@ async fn rows_are_found_by_key_by_id_and_in_a_relation_of_the_mirrors_shape() {
         let (user, post): (i32, i32) = (field(0).parse().expect("user"), field(1).parse().expect("post"));
         let by_key = plan.select(Entity::Votes, Variant::Live, &Restriction::Keys);
         let found = client.query(&by_key, &[&vec![user], &vec![post]]).await.expect("by key");
-        assert_eq!(found.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), [row.clone()]);
+        assert_eq!(found.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), std::slice::from_ref(row));
         let by_id = plan.select(Entity::Votes, Variant::Any, &Restriction::Ids);
         let found = client.query(&by_id, &[&vec![format!("{post}:{user}")]]).await.expect("by id");
-        assert_eq!(found.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), [row.clone()]);
+        assert_eq!(found.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), std::slice::from_ref(row));
     }
     let by_id = plan.select(Entity::Posts, Variant::Any, &Restriction::Ids);
     let count: i64 = client.query_one("SELECT count(*) FROM public.posts", &[]).await.expect("count").get(0);

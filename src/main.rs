@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
     };
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Debug is the whole chain on one line.
             eprintln!("portalhook: {error:?}");
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: cli::Cli) -> Result<()> {
+fn run(cli: cli::Cli) -> Result<ExitCode> {
     let config = config::load(cli.settings.config.as_deref(), std::env::vars(), &cli.settings.flags())?;
     log::install(&config.log, std::env::var("PORTALHOOK_LOG").ok().as_deref())?;
     tokio::runtime::Runtime::new().context("start the runtime")?.block_on(cli.command.run(config))

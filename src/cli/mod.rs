@@ -1,15 +1,18 @@
 //! The command line: what the commands are called, what they say about themselves, and how they end.
 
 mod demo;
+mod listen;
 mod run;
 mod setup;
 
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -68,6 +71,8 @@ pub(crate) enum Command {
     Setup(setup::Setup),
     /// Run the daemon: read the stream, record events, deliver them
     Run,
+    /// Try webhooks out: receive, verify the signatures, and print what came
+    Listen(listen::Options),
     /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
     ///
     /// Needs an installed PostgreSQL server, no configuration and no rights. Ends by itself within a minute and leaves
@@ -76,16 +81,29 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) async fn run(self, config: Config) -> Result<()> {
+    /// Does what was asked; an exit code of its own is one of a command that did its work and found something missing.
+    pub(crate) async fn run(self, config: Config) -> Result<ExitCode> {
         match self {
             Self::Setup(setup) => {
                 let url = config.database.url()?.expose().to_owned();
-                setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await
+                setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await?;
             }
-            Self::Run => run::run(&config, shutdown()?).await,
-            Self::Demo => demo::run(shutdown()?).await,
+            Self::Run => run::run(&config, shutdown()?).await?,
+            Self::Listen(options) => return listen::run(options, stopping(shutdown()?)).await,
+            Self::Demo => demo::run(shutdown()?).await?,
         }
+        Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A shutdown as a value that turns true.
+fn stopping(shutdown: impl Future<Output = ()> + Send + 'static) -> watch::Receiver<bool> {
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(async move {
+        shutdown.await;
+        stop.send_replace(true);
+    });
+    stopping
 }
 
 /// How a command line ended before a command began: what to print, and the exit code.

@@ -63,6 +63,6 @@ fn a_password_is_proven_by_scram() {
 
     portal.configure(&url("never-send"));
     let mut daemon = portal.spawn(&[]);
-    assert_eq!(daemon.wait_for_end().code(), Some(69), "a wrong password");
+    assert_eq!(daemon.wait_for_end().code(), Some(64), "a wrong password is wrong configuration");
     assert!(!daemon.said().join("\n").contains("never-send"), "{:?}", daemon.said());
 }

@@ -70,7 +70,7 @@ pub(crate) enum Command {
     Setup(setup::Setup),
     /// Run the daemon: read the stream, record events, deliver them
     Run,
-    /// Receive webhooks, verify them and print them: a tester for endpoints
+    /// Try webhooks out: receive, verify the signatures, and print what came
     Listen(listen::Options),
     /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
     ///

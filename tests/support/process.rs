@@ -20,10 +20,22 @@ pub(crate) fn portalhook() -> Command {
     command
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end, which must come in time.
 #[track_caller]
 pub(crate) fn output(arguments: &[&str]) -> Output {
-    portalhook().args(arguments).output().expect("start portalhook")
+    let mut command = portalhook();
+    let child =
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start portalhook");
+    let id = child.id().to_string();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    match told.recv_timeout(LIMIT) {
+        Ok(output) => output.expect("a status"),
+        Err(_) => {
+            drop(Command::new("kill").args(["-KILL", &id]).status());
+            panic!("portalhook {arguments:?} hangs");
+        }
+    }
 }
 
 /// What a process has said, on both of its pipes.

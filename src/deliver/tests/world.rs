@@ -86,7 +86,10 @@ impl World {
         server.psql("postgres", &format!("CREATE DATABASE {database}")).expect("create a database");
         let mut client = session(server.url(Throwaway::SUPERUSER, &database)).await.expect("connect");
         let changes = client.hints();
-        let mut script = format!("CREATE SCHEMA portalhook;{}{SETTINGS}{PARTITIONS}", include_str!("../../../sql/migrations/V1__ledger.sql"));
+        let mut script = format!(
+            "CREATE SCHEMA portalhook;{}{SETTINGS}{PARTITIONS}",
+            include_str!("../../../sql/migrations/V1__ledger.sql")
+        );
         for table in ["endpoints", "deliveries", "successes", "cursors", "settled_ranges"] {
             script.push_str(&format!(
                 "CREATE TRIGGER seen AFTER INSERT OR UPDATE OR DELETE ON portalhook.{table}

@@ -6,6 +6,7 @@
 mod history;
 mod mapping;
 mod model;
+mod places;
 mod statements;
 
 use std::rc::Rc;
@@ -15,7 +16,8 @@ use serde_json::Value;
 use self::history::{Committed, History};
 use self::mapping::Mapping;
 use self::model::{Counters, State, Told, Transition};
-use crate::support::portal::{Portal, distinct};
+use self::places::Places;
+use crate::support::portal::{Portal, distinct, name_and_id};
 use crate::support::process::Process;
 use crate::support::random::Random;
 use crate::support::receiver::{Answer, Received, Receiver, by_sequence};
@@ -63,8 +65,13 @@ fn rounds(daemon: Daemon) {
         Some(seed) => seed..=seed,
         None => 1..=number("PORTALHOOK_ORACLE_ROUNDS").unwrap_or(ROUNDS),
     };
+    let mut slots: Vec<String> = Vec::new();
     for seed in seeds {
-        Round::play(daemon, seed, transactions).check();
+        let round = Round::play(daemon, seed, transactions);
+        round.check();
+        // The last round's daemon is gone by now, and a server has only so many slots.
+        slots.retain(|slot| round.portal.sql(&drop_slot(slot)).is_empty());
+        slots.push(round.portal.sql("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"));
     }
 }
 
@@ -75,7 +82,11 @@ struct Round {
     portal: Portal,
     first: Rc<State>,
     committed: Vec<Committed>,
+    places: Places,
+    /// At an endpoint of all portals.
     events: Vec<Received>,
+    /// At an endpoint of portal 2.
+    second: Vec<Received>,
     /// Keeps the daemon's last words for a test that fails.
     _daemon: Process,
 }
@@ -95,6 +106,9 @@ impl Round {
                 },
             );
         let endpoint = portal.endpoint_with(&receiver, "events", "'{*,post.updated,comment.updated}'");
+        let narrow = Receiver::start();
+        let narrow_endpoint = portal.endpoint_with(&narrow, "portal, events", "'2', '{post.*,vote.*,comment.*}'");
+        Places::watch(&portal);
         let mut daemon = (how != Daemon::Late).then(|| portal.run());
         let mut history = History::begin(&portal.database.owner_url(), mapping);
         let first = history.state();
@@ -109,8 +123,10 @@ impl Round {
         }
         let daemon = daemon.unwrap_or_else(|| portal.run());
         eprintln!("{name}");
-        let events = arrived(&portal, &receiver, endpoint);
-        Self { name, mapping, portal, first, committed, events, _daemon: daemon }
+        let places = Places::read(&portal, mapping);
+        portal.sql(&format!("SELECT portalhook.test({endpoint}); SELECT portalhook.test({narrow_endpoint})"));
+        let (events, second) = (arrived(&receiver), arrived(&narrow));
+        Self { name, mapping, portal, first, committed, places, events, second, _daemon: daemon }
     }
 
     fn check(&self) {
@@ -122,10 +138,11 @@ impl Round {
             let own = rest.iter().take_while(|event| xid(event) == committed.xid % (1 << 42)).count();
             let (own, later) = rest.split_at(own);
             rest = later;
-            let got = own.iter().map(|event| (event.event(), event.json()["data"].clone())).collect();
-            let (missing, unexpected) = without_each_other(transition.events(), got);
-            if !missing.is_empty() || !unexpected.is_empty() {
-                panic!("{}", self.explain(number, &missing, &unexpected));
+            let expected = transition.events();
+            let (missing, unexpected) = without_each_other(&expected, own);
+            let in_order = self.places.are_in_order(committed.xid, &expected, own);
+            if !missing.is_empty() || !unexpected.is_empty() || !in_order {
+                panic!("{}", self.explain(number, own, &missing, &unexpected));
             }
             counters = transition.counters_after;
             if !self.mapping.counters_drift() {
@@ -133,12 +150,20 @@ impl Round {
                     counters.without_zeros(),
                     committed.after.counters().without_zeros(),
                     "the model itself is wrong: {}",
-                    self.explain(number, &[], &[])
+                    self.explain(number, own, &[], &[])
                 );
             }
         }
         let rest: Vec<&str> = rest.iter().map(Received::text).collect();
         assert!(rest.is_empty(), "{}: events of no transaction: {rest:#?}", self.name);
+        let of_second = self.events.iter().filter(|event| event.json()["data"]["portal"]["id"] == 2);
+        let ids = |event: &Received| event.id().to_owned();
+        assert_eq!(
+            self.second.iter().map(ids).collect::<Vec<_>>(),
+            of_second.map(ids).collect::<Vec<_>>(),
+            "{}: the events of portal 2",
+            self.name
+        );
         self.check_mirror(&counters);
     }
 
@@ -181,11 +206,13 @@ impl Round {
         assert_eq!(failures, "0", "{}: every row can be evaluated", self.name);
     }
 
-    fn explain(&self, number: usize, missing: &[Told], unexpected: &[Told]) -> String {
+    fn explain(&self, number: usize, got: &[Received], missing: &[&Told], unexpected: &[&Received]) -> String {
         let committed = &self.committed[number];
-        let list = |events: &[Told]| -> String {
-            events.iter().map(|(event, data)| format!("  {event} {}\n", shortened(&data.to_string()))).collect()
-        };
+        let list =
+            |events: Vec<String>| -> String { events.iter().map(|text| format!("  {}\n", shortened(text))).collect() };
+        let missing = list(missing.iter().map(|told| format!("{} {}", told.event, told.data)).collect());
+        let unexpected = list(unexpected.iter().map(|event| event.text().to_owned()).collect());
+        let got = list(got.iter().map(name_and_id).collect());
         let mut rows = String::new();
         let entities: std::collections::BTreeSet<&String> =
             committed.before.0.keys().chain(committed.after.0.keys()).collect();
@@ -204,12 +231,12 @@ impl Round {
             }
         }
         format!(
-            "{}\ntransaction {number} (xid {}), its statements:\n  {}\nits rows:\n{rows}expected, but did not come:\n{}came, but not expected:\n{}",
+            "{}\ntransaction {number} (xid {}), its statements:\n  {}\nits rows:\n{rows}expected, but did not come:\n{missing}came, but not expected:\n{unexpected}\
+             all that came, in its order:\n{got}places: {:?}",
             self.name,
             committed.xid,
             shortened(&committed.statements.join("\n  ")),
-            list(missing),
-            list(unexpected)
+            self.places.of(committed.xid)
         )
     }
 }
@@ -231,9 +258,15 @@ fn disturb(how: Daemon, portal: &Portal, daemon: &mut Option<Process>, random: &
     }
 }
 
+/// Answers with nothing while somebody still reads the slot.
+fn drop_slot(name: &str) -> String {
+    format!(
+        "SELECT 'gone', pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{name}' AND NOT active"
+    )
+}
+
 /// Everything up to a marker, which stands after the whole history.
-fn arrived(portal: &Portal, receiver: &Receiver, endpoint: i64) -> Vec<Received> {
-    portal.sql(&format!("SELECT portalhook.test({endpoint})"));
+fn arrived(receiver: &Receiver) -> Vec<Received> {
     let is_marker = |request: &Received| request.text().contains(r#""event":"webhook.test","#);
     let received = receiver.wait_for("the marker and all before it", |received| {
         let marker = received.iter().rev().find(|request| is_marker(request)).map(Received::sequence);
@@ -248,19 +281,20 @@ fn arrived(portal: &Portal, receiver: &Receiver, endpoint: i64) -> Vec<Received>
 }
 
 /// What is only in the one and what is only in the other, each as often as it is there more often.
-fn without_each_other(expected: Vec<Told>, got: Vec<Told>) -> (Vec<Told>, Vec<Told>) {
-    let mut unexpected = got;
-    let missing = expected
-        .into_iter()
-        .filter(|wanted| match unexpected.iter().position(|told| told == wanted) {
-            Some(found) => {
-                unexpected.remove(found);
-                false
-            }
-            None => true,
-        })
-        .collect();
+fn without_each_other<'e>(expected: &'e [Told], got: &'e [Received]) -> (Vec<&'e Told>, Vec<&'e Received>) {
+    let mut unexpected: Vec<&Received> = got.iter().collect();
+    let mut missing = Vec::new();
+    for told in expected {
+        match unexpected.iter().position(|event| is(told, event)) {
+            Some(found) => drop(unexpected.remove(found)),
+            None => missing.push(told),
+        }
+    }
     (missing, unexpected)
+}
+
+fn is(told: &Told, event: &Received) -> bool {
+    event.event() == told.event && event.json()["data"] == told.data
 }
 
 /// The transaction that an event's id names (DESIGN: 42 bits of it before 53 bits of hash, in base 62).

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 /// A row of a base table as the mapping shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
+    /// The primary key's columns with commas between them.
+    pub(super) key: String,
     /// Differs after each write of the row.
     pub(super) version: String,
     pub(super) live: bool,
@@ -22,8 +24,16 @@ pub(super) struct State(pub(super) BTreeMap<String, BTreeMap<String, Row>>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters(pub(super) BTreeMap<String, [i64; 4]>);
 
-/// An event's name and its `data`.
-pub(super) type Told = (String, Value);
+/// An event.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) event: String,
+    pub(super) data: Value,
+    /// The entity whose base row's last write is the event's place, and that row's key.
+    pub(super) at: (&'static str, String),
+    /// The order of events at one place: deleted, created, status_changed, updated; posts before votes before comments.
+    pub(super) rank: (usize, usize),
+}
 
 /// An entity whose live rows count, and the column that says for whom.
 const COUNTED: [(&str, &str); 4] =
@@ -92,10 +102,21 @@ impl<'s> Transition<'s> {
     /// The events, in no order.
     pub(super) fn events(&self) -> Vec<Told> {
         let mut told = Vec::new();
-        for (entity, singular) in [("posts", "post"), ("votes", "vote"), ("comments", "comment")] {
+        for (kind, (entity, singular)) in
+            [("posts", "post"), ("votes", "vote"), ("comments", "comment")].into_iter().enumerate()
+        {
             for (_, old, new) in written(self.before, self.after, entity) {
                 let mut tell = |what: &str, row: &Row, changes: Option<Value>| {
-                    told.push((format!("{singular}.{what}"), self.data(singular, row, changes)));
+                    // What was live before and after stands where its row is now.
+                    let last = new.filter(|new| new.live).unwrap_or(row);
+                    let rank =
+                        ["deleted", "created", "status_changed", "updated"].iter().position(|name| *name == what);
+                    told.push(Told {
+                        event: format!("{singular}.{what}"),
+                        data: self.data(singular, row, changes),
+                        at: (entity, last.key.clone()),
+                        rank: (rank.expect("one of the four"), kind),
+                    });
                 };
                 match (old.filter(|row| row.live), new.filter(|row| row.live)) {
                     (None, None) => {}

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::places::At;
+
 /// A row of a base table as the mapping shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
@@ -30,7 +32,7 @@ pub(super) struct Told {
     pub(super) event: String,
     pub(super) data: Value,
     /// The entity whose base row's last write is the event's place, and that row's key.
-    pub(super) at: (&'static str, String),
+    pub(super) at: At,
     /// The order of events at one place: deleted, created, status_changed, updated; posts before votes before comments.
     pub(super) rank: (usize, usize),
 }

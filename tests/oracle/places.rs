@@ -7,8 +7,11 @@ use super::model::Told;
 use crate::support::portal::Portal;
 use crate::support::receiver::Received;
 
+/// An entity, and the key of a row of its base table.
+pub(super) type At = (&'static str, String);
+
 /// For each transaction the place of each written row's last write; nothing for one that truncates: that names no rows.
-pub(super) struct Places(HashMap<u64, Option<BTreeMap<(&'static str, String), usize>>>);
+pub(super) struct Places(HashMap<u64, Option<BTreeMap<At, usize>>>);
 
 impl Places {
     /// Begins to keep what is written from here on.
@@ -45,7 +48,7 @@ impl Places {
         places
     }
 
-    pub(super) fn of(&self, xid: u64) -> Option<&BTreeMap<(&'static str, String), usize>> {
+    pub(super) fn of(&self, xid: u64) -> Option<&BTreeMap<At, usize>> {
         self.0.get(&xid)?.as_ref()
     }
 

@@ -24,7 +24,9 @@ use crate::support::receiver::{Answer, Received, Receiver, by_sequence};
 
 /// Histories for each test, and transactions in each; more by environment variables.
 const ROUNDS: u64 = 2;
-const TRANSACTIONS: u64 = 60;
+const TRANSACTIONS: usize = 60;
+
+const EVERYTHING: &str = "'{*,post.updated,comment.updated}'";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Daemon {
@@ -60,7 +62,8 @@ fn a_daemon_that_stops_and_goes_on_tells_what_each_transaction_did() {
 
 fn rounds(daemon: Daemon) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let transactions = number("PORTALHOOK_ORACLE_TRANSACTIONS").unwrap_or(TRANSACTIONS);
+    let transactions = number("PORTALHOOK_ORACLE_TRANSACTIONS")
+        .map_or(TRANSACTIONS, |number| usize::try_from(number).expect("a small number"));
     let seeds = match number("PORTALHOOK_ORACLE_SEED") {
         Some(seed) => seed..=seed,
         None => 1..=number("PORTALHOOK_ORACLE_ROUNDS").unwrap_or(ROUNDS),
@@ -79,6 +82,7 @@ fn rounds(daemon: Daemon) {
 struct Round {
     name: String,
     mapping: Mapping,
+    fold: bool,
     portal: Portal,
     first: Rc<State>,
     committed: Vec<Committed>,
@@ -87,51 +91,63 @@ struct Round {
     events: Vec<Received>,
     /// At an endpoint of portal 2.
     second: Vec<Received>,
+    /// At an endpoint that was added after so many of the transactions.
+    newcomer: (usize, Vec<Received>),
     /// Keeps the daemon's last words for a test that fails.
     _daemon: Process,
 }
 
 impl Round {
-    fn play(how: Daemon, seed: u64, transactions: u64) -> Self {
+    fn play(how: Daemon, seed: u64, transactions: usize) -> Self {
         let turn = usize::try_from(seed).expect("a small number") + how as usize;
         let mapping = Mapping::ALL[turn % Mapping::ALL.len()];
-        let name =
-            format!("{how:?} PORTALHOOK_ORACLE_SEED={seed} PORTALHOOK_ORACLE_TRANSACTIONS={transactions} {mapping:?}");
+        let fold = turn % 4 == 1;
+        let name = format!(
+            "{how:?} PORTALHOOK_ORACLE_SEED={seed} PORTALHOOK_ORACLE_TRANSACTIONS={transactions} {mapping:?} fold: {fold}"
+        );
         let mut random = Random(seed * 1000 + how as u64);
         let portal = Portal::new(include_str!("oracle/schema.sql"), &mapping.views());
-        // Some deliveries arrive twice.
-        let receiver =
-            Receiver::scripted(
-                |request| {
-                    if request.arrival % 7 == 3 { Answer::LoseResponse } else { Answer::Status(200) }
-                },
-            );
-        let endpoint = portal.endpoint_with(&receiver, "events", "'{*,post.updated,comment.updated}'");
-        let narrow = Receiver::start();
-        let narrow_endpoint = portal.endpoint_with(&narrow, "portal, events", "'2', '{post.*,vote.*,comment.*}'");
+        let receivers = [Receiver::scripted(loses_some), Receiver::start(), Receiver::start()];
+        let mut endpoints = vec![
+            portal.endpoint_with(&receivers[0], "events", EVERYTHING),
+            portal.endpoint_with(&receivers[1], "portal, events", "'2', '{post.*,vote.*,comment.*}'"),
+        ];
         Places::watch(&portal);
-        let mut daemon = (how != Daemon::Late).then(|| portal.run());
+        let cascades = [("PORTALHOOK_MAPPING__CASCADES", if fold { "fold" } else { "emit" })];
+        let start = || portal.spawn(&cascades);
+        let mut daemon = (how != Daemon::Late).then(start);
+        if let Some(daemon) = &daemon {
+            daemon.wait_for_line("streaming");
+        }
         let mut history = History::begin(&portal.database.owner_url(), mapping);
         let first = history.state();
         let mut committed = Vec::new();
-        while (committed.len() as u64) < transactions {
+        let comes_after = random.below(transactions);
+        while committed.len() < transactions {
+            if committed.len() == comes_after && endpoints.len() == 2 {
+                endpoints.push(portal.endpoint_with(&receivers[2], "events", EVERYTHING));
+            }
             committed.extend(history.step(&mut random));
-            disturb(how, &portal, &mut daemon, &mut random);
+            disturb(how, &portal, start, &mut daemon, &mut random);
         }
         history.end();
         if let Some(daemon) = &daemon {
             daemon.signal("CONT");
         }
-        let daemon = daemon.unwrap_or_else(|| portal.run());
+        let daemon = daemon.unwrap_or_else(start);
         eprintln!("{name}");
         let places = Places::read(&portal, mapping);
-        portal.sql(&format!("SELECT portalhook.test({endpoint}); SELECT portalhook.test({narrow_endpoint})"));
-        let (events, second) = (arrived(&receiver), arrived(&narrow));
-        Self { name, mapping, portal, first, committed, places, events, second, _daemon: daemon }
+        for endpoint in endpoints {
+            portal.sql(&format!("SELECT portalhook.test({endpoint})"));
+        }
+        let [events, second, newcomer] = receivers.each_ref().map(arrived);
+        let newcomer = (comes_after, newcomer);
+        Self { name, mapping, fold, portal, first, committed, places, events, second, newcomer, _daemon: daemon }
     }
 
     fn check(&self) {
         let mut rest = self.events.as_slice();
+        let mut for_newcomer = Vec::new();
         let mut counters = self.first.counters();
         for number in 0..self.committed.len() {
             let committed = &self.committed[number];
@@ -139,7 +155,10 @@ impl Round {
             let own = rest.iter().take_while(|event| xid(event) == committed.xid % (1 << 42)).count();
             let (own, later) = rest.split_at(own);
             rest = later;
-            let expected = transition.events();
+            if number >= self.newcomer.0 {
+                for_newcomer.extend(own);
+            }
+            let expected = transition.events(self.fold);
             let (missing, unexpected) = without_each_other(&expected, own);
             let in_order = self.places.are_in_order(committed.xid, &expected, own);
             if !missing.is_empty() || !unexpected.is_empty() || !in_order {
@@ -157,15 +176,17 @@ impl Round {
         }
         let rest: Vec<&str> = rest.iter().map(Received::text).collect();
         assert!(rest.is_empty(), "{}: events of no transaction: {rest:#?}", self.name);
-        let of_second = self.events.iter().filter(|event| event.json()["data"]["portal"]["id"] == 2);
-        let ids = |event: &Received| event.id().to_owned();
-        assert_eq!(
-            self.second.iter().map(ids).collect::<Vec<_>>(),
-            of_second.map(ids).collect::<Vec<_>>(),
-            "{}: the events of portal 2",
-            self.name
-        );
+        let second = self.events.iter().filter(|event| event.json()["data"]["portal"]["id"] == 2).collect();
+        self.check_the_same("portal 2", second, &self.second);
+        self.check_the_same("an endpoint that came later", for_newcomer, &self.newcomer.1);
         self.check_mirror(&counters);
+    }
+
+    fn check_the_same(&self, whose: &str, expected: Vec<&Received>, got: &[Received]) {
+        let texts = |event: &Received| event.text().to_owned();
+        let (expected, got): (Vec<String>, Vec<String>) =
+            (expected.into_iter().map(texts).collect(), got.iter().map(texts).collect());
+        assert_eq!(got, expected, "{}: the events of {whose}", self.name);
     }
 
     /// At the end every mirror is its table, and the counters are what the events say.
@@ -242,13 +263,24 @@ impl Round {
     }
 }
 
+/// Some deliveries arrive twice.
+fn loses_some(request: &Received) -> Answer {
+    if request.arrival % 7 == 3 { Answer::LoseResponse } else { Answer::Status(200) }
+}
+
 /// Does to the daemon what this test does to it, now and then.
-fn disturb(how: Daemon, portal: &Portal, daemon: &mut Option<Process>, random: &mut Random) {
+fn disturb(
+    how: Daemon,
+    portal: &Portal,
+    start: impl Fn() -> Process,
+    daemon: &mut Option<Process>,
+    random: &mut Random,
+) {
     match how {
         Daemon::Live | Daemon::Late => {}
         Daemon::Killed => match daemon.take() {
             Some(alive) if random.below(60) == 0 => portal.kill(alive),
-            None if random.below(12) == 0 => *daemon = Some(portal.spawn(&[])),
+            None if random.below(12) == 0 => *daemon = Some(start()),
             unchanged => *daemon = unchanged,
         },
         Daemon::Paused => {

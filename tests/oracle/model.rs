@@ -101,14 +101,17 @@ impl<'s> Transition<'s> {
         Self { before, after, counters_before: counters.clone(), counters_after }
     }
 
-    /// The events, in no order.
-    pub(super) fn events(&self) -> Vec<Told> {
+    /// The events, in no order; with `fold` what goes with its post is not told.
+    pub(super) fn events(&self, fold: bool) -> Vec<Told> {
         let mut told = Vec::new();
         for (kind, (entity, singular)) in
             [("posts", "post"), ("votes", "vote"), ("comments", "comment")].into_iter().enumerate()
         {
             for (_, old, new) in written(self.before, self.after, entity) {
                 let mut tell = |what: &str, row: &Row, changes: Option<Value>| {
+                    if fold && what == "deleted" && self.goes_with_its_post(row) {
+                        return;
+                    }
                     // What was live before and after stands where its row is now.
                     let last = new.filter(|new| new.live).unwrap_or(row);
                     let rank =
@@ -148,6 +151,12 @@ impl<'s> Transition<'s> {
             }
         }
         told
+    }
+
+    /// Whether a row that is gone names a post that this transaction removed.
+    fn goes_with_its_post(&self, row: &Row) -> bool {
+        row.columns.contains_key("post")
+            && self.see("posts", reference(row, "post")).is_some_and(|(_, removed)| removed)
     }
 
     fn data(&self, singular: &str, row: &Row, changes: Option<Value>) -> Value {

@@ -1,7 +1,7 @@
 //! The mirror is exact: random histories, and for each transaction the events that plain SELECTs around its commit imply.
 //!
-//! `PORTALHOOK_ORACLE_ROUNDS=200` plays so many histories in each test, `PORTALHOOK_ORACLE_SEED=7` that one alone, and
-//! `PORTALHOOK_ORACLE_TRANSACTIONS=500` longer ones.
+//! `PORTALHOOK_ORACLE_ROUNDS=200` plays so many histories in each test, `PORTALHOOK_ORACLE_SEED=7` that one alone (with
+//! both: so many from that one on), and `PORTALHOOK_ORACLE_TRANSACTIONS=500` longer ones.
 
 mod history;
 mod mapping;
@@ -9,6 +9,7 @@ mod model;
 mod places;
 mod statements;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -64,12 +65,11 @@ fn rounds(daemon: Daemon) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let transactions = number("PORTALHOOK_ORACLE_TRANSACTIONS")
         .map_or(TRANSACTIONS, |number| usize::try_from(number).expect("a small number"));
-    let seeds = match number("PORTALHOOK_ORACLE_SEED") {
-        Some(seed) => seed..=seed,
-        None => 1..=number("PORTALHOOK_ORACLE_ROUNDS").unwrap_or(ROUNDS),
-    };
+    let seed = number("PORTALHOOK_ORACLE_SEED");
+    let first = seed.unwrap_or(1);
+    let rounds = number("PORTALHOOK_ORACLE_ROUNDS").unwrap_or(if seed.is_some() { 1 } else { ROUNDS });
     let mut slots: Vec<String> = Vec::new();
-    for seed in seeds {
+    for seed in first..first + rounds {
         let round = Round::play(daemon, seed, transactions);
         round.check();
         // The last round's daemon is gone by now, and a server has only so many slots.
@@ -235,32 +235,43 @@ impl Round {
         let missing = list(missing.iter().map(|told| format!("{} {}", told.event, told.data)).collect());
         let unexpected = list(unexpected.iter().map(|event| event.text().to_owned()).collect());
         let got = list(got.iter().map(name_and_id).collect());
-        let mut rows = String::new();
-        let entities: std::collections::BTreeSet<&String> =
-            committed.before.0.keys().chain(committed.after.0.keys()).collect();
-        for entity in entities {
-            let side = |state: &State| state.0.get(entity).cloned().unwrap_or_default();
-            let (before, after) = (side(&committed.before), side(&committed.after));
-            let ids: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-            for id in ids.into_iter().filter(|id| before.get(*id) != after.get(*id)) {
-                let show = |row: Option<&model::Row>| {
-                    row.map_or("-".to_owned(), |row| {
-                        let columns = shortened(&Value::Object(row.columns.clone()).to_string());
-                        format!("{} {} {columns}", row.version, if row.live { "live" } else { "not live" })
-                    })
-                };
-                rows += &format!("  {entity} {id}: {}\n    -> {}\n", show(before.get(id)), show(after.get(id)));
-            }
-        }
+        // What goes wrong in a batch may have its cause in what came shortly before.
+        let statements: String = (number.saturating_sub(2)..=number)
+            .map(|number| {
+                let Committed { xid, statements, .. } = &self.committed[number];
+                format!("transaction {number} (xid {xid}):\n  {}\n", shortened(&statements.join("\n  ")))
+            })
+            .collect();
         format!(
-            "{}\ntransaction {number} (xid {}), its statements:\n  {}\nits rows:\n{rows}expected, but did not come:\n{missing}came, but not expected:\n{unexpected}\
+            "{}\n{statements}its rows:\n{rows}expected, but did not come:\n{missing}came, but not expected:\n{unexpected}\
              all that came, in its order:\n{got}places: {:?}",
             self.name,
-            committed.xid,
-            shortened(&committed.statements.join("\n  ")),
-            self.places.of(committed.xid)
+            self.places.of(committed.xid),
+            rows = differing_rows(committed),
         )
     }
+}
+
+/// Every row of the mapping that a transaction wrote or changed, before and after.
+fn differing_rows(committed: &Committed) -> String {
+    let show = |row: Option<&model::Row>| {
+        row.map_or("-".to_owned(), |row| {
+            let columns = shortened(&Value::Object(row.columns.clone()).to_string());
+            format!("{} {} {columns}", row.version, if row.live { "live" } else { "not live" })
+        })
+    };
+    let (before, after) = (&committed.before.0, &committed.after.0);
+    let mut rows = String::new();
+    for entity in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
+        let side =
+            |state: &BTreeMap<String, BTreeMap<String, model::Row>>| state.get(entity).cloned().unwrap_or_default();
+        let (before, after) = (side(before), side(after));
+        let ids: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+        for id in ids.into_iter().filter(|id| before.get(*id) != after.get(*id)) {
+            rows += &format!("  {entity} {id}: {}\n    -> {}\n", show(before.get(id)), show(after.get(id)));
+        }
+    }
+    rows
 }
 
 /// Some deliveries arrive twice.

@@ -196,7 +196,9 @@ impl Round {
         for table in tables.lines() {
             let table: Value = serde_json::from_str(table).expect("a table of the plan");
             let text = |value: &Value| value.as_str().expect("text").to_owned();
+            let stored = |column: &&Value| column["generated"].is_null();
             let columns: Vec<String> = (table["columns"].as_array().expect("columns").iter())
+                .filter(stored)
                 .map(|column| {
                     format!("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END", quote(&text(&column["name"])))
                 })

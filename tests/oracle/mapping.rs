@@ -139,7 +139,7 @@ const PLAIN: &[Entity] = &[
         key: &["pk"],
         id: "number",
         select: "SELECT number AS id, title, description, CASE status_id WHEN 1 THEN 'open' WHEN 2 THEN 'planned' ELSE 'other' END AS status, \
-                 author_id AS author, portal_id AS portal, created_at, pinned FROM public.posts",
+                 author_id AS author, portal_id AS portal, created_at, pinned, score::text AS score, mood, tags, meta, slug FROM public.posts",
         live: "deleted_at IS NULL AND NOT held",
     },
     // The same id whatever it is a vote for.
@@ -181,7 +181,8 @@ const TANGLED: &[Entity] = &[
         key: &["pk"],
         id: "'p' || number",
         select: "SELECT 'p' || p.number AS id, p.title, p.description, s.name AS status, p.author_id AS author, p.portal_id AS portal, \
-                 p.created_at, (SELECT m.title FROM public.posts m WHERE m.pk = p.merged_into) AS merged \
+                 p.created_at, (SELECT m.title FROM public.posts m WHERE m.pk = p.merged_into) AS merged, \
+                 p.mood = 'cross' AS angry, upper(p.slug) AS slug, cardinality(p.tags) AS tags, p.meta -> 'a' AS meta \
                  FROM public.posts p LEFT JOIN public.statuses s ON s.id = p.status_id",
         live: "p.deleted_at IS NULL AND coalesce(s.visible, true)",
     },

@@ -73,7 +73,11 @@ fn key(image: &str, columns: &[&str]) -> String {
     let value = |column: &&str| {
         let (_, rest) = image.split_once(&format!("{column}[")).unwrap_or_else(|| panic!("no {column} in {image}"));
         let (_, value) = rest.split_once("]:").unwrap_or_else(|| panic!("no value in {image}"));
-        value.split(' ').next().unwrap_or_default().to_owned()
+        match value.strip_prefix('\'') {
+            // Quotes are doubled, nothing else is; no key of a history ends with one.
+            Some(text) => text.split("' ").next().unwrap_or_default().trim_end_matches('\'').replace("''", "'"),
+            None => value.split(' ').next().unwrap_or_default().to_owned(),
+        }
     };
     columns.iter().map(value).collect::<Vec<_>>().join(",")
 }

@@ -10,7 +10,8 @@ use crate::mirror::net::{Key, Net};
 pub(crate) struct Cuts {
     /// Tables that some SELECT joins or looks into.
     looked_into: HashSet<usize>,
-    /// Tables without a key that hold posts, users or portals.
+    /// Tables without a key that hold users or portals: without a key a row has no states that a batch could tell apart,
+    /// so such rows are found by id, before and after.
     keyless: HashSet<usize>,
 }
 
@@ -19,7 +20,7 @@ impl Cuts {
         let keyless = plan
             .entities
             .iter()
-            .filter(|entity| matches!(entity.entity, Entity::Posts | Entity::Users | Entity::Portals))
+            .filter(|entity| matches!(entity.entity, Entity::Users | Entity::Portals))
             .filter_map(|entity| entity.base)
             .filter(|&base| plan.tables[base].key.is_empty())
             .collect();
@@ -28,9 +29,11 @@ impl Cuts {
 
     /// The transaction has to be a batch of its own.
     fn alone(&self, net: &Net) -> bool {
-        net.writes.iter().filter(|write| write.alters).any(|write| {
-            self.looked_into.contains(&write.table) || (write.existed && self.keyless.contains(&write.table))
-        }) || net.truncated.iter().any(|(table, _)| self.looked_into.contains(table))
+        net.writes
+            .iter()
+            .filter(|write| write.alters)
+            .any(|write| self.looked_into.contains(&write.table) || self.keyless.contains(&write.table))
+            || net.truncated.iter().any(|(table, _)| self.looked_into.contains(table) || self.keyless.contains(table))
     }
 
     /// Splits what has arrived into batches, in order.
@@ -39,7 +42,8 @@ impl Cuts {
         let mut written: HashSet<(usize, Key)> = HashSet::new();
         let mut open = false;
         for net in nets {
-            let keys: Vec<(usize, Key)> = net.writes.iter().map(|write| (write.table, write.key.clone())).collect();
+            let keyed = net.writes.iter().filter(|write| !write.key.is_empty());
+            let keys: Vec<(usize, Key)> = keyed.map(|write| (write.table, write.key.clone())).collect();
             let alone = self.alone(&net);
             if !open || alone || keys.iter().any(|key| written.contains(key)) {
                 batches.push(Vec::new());
@@ -71,6 +75,7 @@ mod tests {
                 key: Box::new([Bytes::copy_from_slice(key.as_bytes())]),
                 existed: true,
                 image: None,
+                gone: None,
                 moved_from: None,
                 place: 0,
                 alters: true,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::states::States;
 use crate::error::Result;
+use crate::event::diff::rank;
 use crate::event::shape::Entry;
 use crate::mapping::plan::Entity;
 use crate::mapping::select::Variant;
 use crate::mirror::cache::Cache;
-use crate::mirror::evaluate::{Request, RowFailure, Select, Wanted, evaluate};
+use crate::mirror::evaluate::{Request, RowFailure, Select, Wanted, evaluate, key_text};
 use crate::mirror::net::Net;
 use crate::mirror::prepared::Prepared;
 
@@ -35,6 +36,11 @@ pub(crate) struct Surroundings {
     by_id: HashMap<(Entity, Box<str>), Vec<usize>>,
     /// Rows that the batch does not write; `None`: there is none.
     found: HashMap<(Entity, Box<str>), Option<Arc<Entry>>>,
+    /// Rows of tables without a key that the batch takes away, as before it; where its one transaction leaves no row with
+    /// that id, it removed it. `None`: two such rows differ.
+    gone: HashMap<(Entity, Box<str>), Option<Arc<Entry>>>,
+    /// Entities whose table has no key and is written: any row may be another now.
+    rewritten: HashSet<Entity>,
 }
 
 impl Surroundings {
@@ -44,6 +50,13 @@ impl Surroundings {
         for (select, states) in selects.iter().zip(states) {
             let entity = select.entity();
             if !matches!(entity, Entity::Posts | Entity::Users | Entity::Portals) {
+                continue;
+            }
+            if select.is_keyless() {
+                result.add_gone(entity, &states.before.gone);
+                if nets.iter().flat_map(|net| &net.writes).any(|write| Some(write.table) == select.base()) {
+                    result.rewritten.insert(entity);
+                }
                 continue;
             }
             for (writer, net) in nets.iter().enumerate() {
@@ -67,8 +80,20 @@ impl Surroundings {
         versions.push(version);
     }
 
+    fn add_gone(&mut self, entity: Entity, gone: &[Arc<Entry>]) {
+        for entry in gone {
+            self.gone
+                .entry((entity, entry.id.clone()))
+                .and_modify(|other| *other = other.take().filter(|other| other.json == entry.json))
+                .or_insert_with(|| Some(Arc::clone(entry)));
+        }
+    }
+
     /// Forgets in the cache what the batch wrote.
     pub(crate) fn forget(&self, cache: &mut Cache) {
+        for entity in &self.rewritten {
+            cache.drop_all(*entity);
+        }
         for (entity, id) in self.by_id.keys() {
             cache.drop_id(*entity, id);
         }
@@ -78,8 +103,11 @@ impl Surroundings {
     pub(crate) fn see(&self, entity: Entity, id: &str, transaction: usize) -> Option<Seen> {
         let at = (entity, Box::from(id));
         let Some(versions) = self.by_id.get(&at) else {
-            let entry = self.found.get(&at)?.clone()?;
-            return Some(Seen { entry, removed: false });
+            if let Some(entry) = self.found.get(&at)? {
+                return Some(Seen { entry: Arc::clone(entry), removed: false });
+            }
+            let entry = self.gone.get(&at)?.clone()?;
+            return Some(Seen { entry, removed: true });
         };
         let all = self.versions.get(&entity)?;
         versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction)).find(|seen| &*seen.entry.id == id)
@@ -155,9 +183,26 @@ impl Surroundings {
             })
             .collect();
         let answers = evaluate(sql, &requests, failures).await?;
+        let doubtful: Vec<Vec<Box<str>>> = asked
+            .iter()
+            .zip(&requests)
+            .zip(&answers)
+            .map(|((_, request), answer)| match &request.wanted {
+                Wanted::Ids(ids) => answer.failed.iter().map(|&failed| Box::from(ids[failed])).collect(),
+                _ => Vec::new(),
+            })
+            .collect();
         drop(requests);
-        for ((index, select), entries) in asked.into_iter().zip(answers) {
+        for (((index, select), answer), mut doubtful) in asked.into_iter().zip(answers).zip(doubtful) {
             let entity = select.entity();
+            let (entries, contested) = one_for_each_id(select, answer.entries, failures);
+            // What cannot be evaluated is null, and not asked for again.
+            doubtful.extend(contested);
+            for id in doubtful {
+                missing[index].1.remove(&id);
+                self.gone.remove(&(entity, id.clone()));
+                self.found.insert((entity, id), None);
+            }
             for entry in entries {
                 let Some(id) = missing[index].1.take(&entry.id) else { continue };
                 let entry = Arc::new(entry);
@@ -167,6 +212,33 @@ impl Surroundings {
         }
         Ok(())
     }
+}
+
+/// Of rows that share an id, the one with the least key, and a failure for each other one. Without a key nothing says which
+/// of them is meant: then none is, unless they are alike.
+fn one_for_each_id(
+    select: &Select,
+    mut entries: Vec<Entry>,
+    failures: &mut Vec<RowFailure>,
+) -> (Vec<Entry>, HashSet<Box<str>>) {
+    entries.sort_by(|a, b| (&a.id, rank(a)).cmp(&(&b.id, rank(b))));
+    let mut result: Vec<Entry> = Vec::with_capacity(entries.len());
+    let mut contested: HashSet<Box<str>> = HashSet::new();
+    for entry in entries {
+        match result.last() {
+            Some(first) if first.id == entry.id && (first.json != entry.json || !select.is_keyless()) => {
+                let key = if select.is_keyless() { entry.id.to_string() } else { key_text(&entry.key) };
+                failures.push(select.failure(key, "21000", format!("another row has the id {}", entry.id)));
+                if select.is_keyless() {
+                    contested.insert(entry.id);
+                }
+            }
+            Some(first) if first.id == entry.id => {}
+            _ => result.push(entry),
+        }
+    }
+    result.retain(|entry| !contested.contains(&entry.id));
+    (result, contested)
 }
 
 impl Version {

@@ -29,7 +29,8 @@ pub(super) struct Relation {
     pub(super) inherited: bool,
     /// Live columns in the source's order.
     pub(super) columns: Vec<Attribute>,
-    /// Attribute numbers of the primary key, or of the index that is the replica identity.
+    /// Attribute numbers of the primary key, or of the index that is the replica identity. A deferrable primary key
+    /// identifies no row in the stream, so it is none.
     pub(super) key: Vec<i16>,
     /// A view's canonical text.
     pub(super) definition: Option<String>,
@@ -144,7 +145,7 @@ const RELATION: &str = "\
 SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relhassubclass,
        CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid, false) END,
        coalesce((SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_index i
-                  WHERE i.indrelid = c.oid AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
+                  WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
                   LIMIT 1), '{}')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
 

@@ -20,6 +20,9 @@ pub(crate) enum Restriction<'a> {
     Keys,
     /// Rows by mapped id: `$1` is an array as `IdLookup` says.
     Ids,
+    /// The rows whose output texts are given, whether the mirror has them or not: one `text[]` parameter for each stored
+    /// column; equal ones count once.
+    Images,
     /// The rows of this relation (a CTE with the mirror's columns) instead of the mirror's.
     Rows(&'a str),
 }
@@ -59,7 +62,38 @@ impl Plan {
             Restriction::Ids if !by_column => " WHERE format('%s', \"portalhook row\".id) = ANY ($1::text[])",
             _ => "",
         };
-        format!("SELECT (\"portalhook row\".*)::text FROM ({query}) AS \"portalhook row\"{filter}")
+        let with = match (restriction, base) {
+            (Restriction::Images, Some(base)) => base.images(),
+            _ => String::new(),
+        };
+        format!("{with}SELECT (\"portalhook row\".*)::text FROM ({query}) AS \"portalhook row\"{filter}")
+    }
+
+    /// The same for one output at a time: a text for each output, whose record has the base's key and that output alone.
+    /// PostgreSQL does not compute what is not asked for, so what raises in one output leaves the others be.
+    pub(crate) fn select_by_columns(
+        &self,
+        entity: Entity,
+        variant: Variant,
+        restriction: &Restriction<'_>,
+    ) -> Vec<String> {
+        let Some(plan) = self.entity(entity) else { return Vec::new() };
+        let whole = self.select(entity, variant, restriction);
+        let keys: Vec<String> =
+            (0..plan.base.map_or(0, |base| self.tables[base].key.len())).map(|place| format!("k{place}")).collect();
+        let outputs: Vec<String> = (0..plan.outputs.len()).map(|place| format!("o{place}")).collect();
+        let names: Vec<&str> = keys.iter().chain(&outputs).map(String::as_str).collect();
+        let id = plan.outputs.iter().position(|output| output.name == "id").map(|place| format!("o{place}"));
+        outputs
+            .iter()
+            .map(|output| {
+                let list: Vec<&str> = keys.iter().map(String::as_str).chain([output.as_str()]).collect();
+                whole
+                    .replacen("(\"portalhook row\".*)::text", &format!("ROW({})::text", list.join(", ")), 1)
+                    .replace("\"portalhook row\".id)", &format!("{})", id.as_deref().unwrap_or("NULL")))
+                    .replace(" AS \"portalhook row\"", &format!(" AS \"portalhook row\"({})", names.join(", ")))
+            })
+            .collect()
     }
 
     /// How `Restriction::Ids` finds rows of this entity.
@@ -84,6 +118,7 @@ impl Plan {
         match restriction {
             Restriction::All => base.rows(&base.mirror_in(MIRROR_SCHEMA), None),
             Restriction::Rows(name) => base.rows(name, None),
+            Restriction::Images => base.rows("\"portalhook rows\"", None),
             Restriction::Keys => base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&base.key_condition())),
             Restriction::Ids if by_column => {
                 let column = plan.id_column.map(|index| quote(&base.columns[index].name)).unwrap_or_default();
@@ -143,6 +178,18 @@ impl Table {
         } else {
             self.rows(&mirror, None)
         }
+    }
+
+    /// The WITH clause of `Restriction::Images`.
+    fn images(&self) -> String {
+        let stored: Vec<_> = self.columns.iter().filter(|column| column.is_stored()).collect();
+        let list = |each: &dyn Fn(usize) -> String| (0..stored.len()).map(each).collect::<Vec<_>>().join(", ");
+        format!(
+            "WITH \"portalhook rows\" AS (SELECT {} FROM (SELECT DISTINCT * FROM unnest({}) AS u({})) AS u) ",
+            list(&|place| format!("c{place}::{} AS {}", stored[place].mirror_type, quote(&stored[place].name))),
+            list(&|place| format!("${}::text[]", place + 1)),
+            list(&|place| format!("c{place}")),
+        )
     }
 
     fn key_condition(&self) -> String {

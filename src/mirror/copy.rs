@@ -220,18 +220,24 @@ fn index_sql(table: &Table, column: &Column) -> String {
 }
 
 impl Plan {
-    /// Indexes that find a post, user or portal by its mapped id where the key does not.
+    /// Indexes that find a post, user or portal by its mapped id where the key does not, and rows that have no key.
     fn id_indexes(&self) -> Vec<String> {
-        [Entity::Posts, Entity::Users, Entity::Portals]
-            .into_iter()
-            .filter_map(|entity| {
-                let plan = self.entity(entity)?;
-                let table = &self.tables[plan.base?];
-                let column = plan.id_column?;
-                (table.key != [column] && table.columns[column].mirror_type == table.columns[column].source_type)
-                    .then(|| index_sql(table, &table.columns[column]))
+        let found_by_id = |table: &Table| {
+            self.entities.iter().any(|plan| {
+                plan.id_column.is_some()
+                    && plan.id_column == table.probe()
+                    && plan.base.is_some_and(|base| self.tables[base].oid == table.oid)
             })
-            .collect()
+        };
+        let probes = self.tables.iter().filter(|table| !found_by_id(table)).filter_map(Table::probe_index_sql);
+        let ids = [Entity::Posts, Entity::Users, Entity::Portals].into_iter().filter_map(|entity| {
+            let plan = self.entity(entity)?;
+            let table = &self.tables[plan.base?];
+            let column = plan.id_column?;
+            (table.key != [column] && table.columns[column].mirror_type == table.columns[column].source_type)
+                .then(|| index_sql(table, &table.columns[column]))
+        });
+        probes.chain(ids).collect()
     }
 }
 

@@ -32,6 +32,11 @@ fn names(events: &[Received]) -> Vec<String> {
     events.iter().map(name_and_id).collect()
 }
 
+/// A value of `data`; null also where there is no such place.
+fn value(event: &Received, pointer: &str) -> Value {
+    event.json()["data"].pointer(pointer).cloned().unwrap_or(Value::Null)
+}
+
 /// What a play comes to: the events, and the failures as `table key message`.
 struct Played {
     events: Vec<Received>,
@@ -45,7 +50,7 @@ impl Played {
 
     #[track_caller]
     fn values(&self, pointer: &str) -> Vec<Value> {
-        self.events.iter().map(|event| event.data(pointer)).collect()
+        self.events.iter().map(|event| value(event, pointer)).collect()
     }
 }
 
@@ -201,7 +206,7 @@ fn setup_gives_a_table_without_a_key_its_identity_and_says_so() {
             "{said}"
         );
     }
-    let identities = portal.sql("SELECT string_agg(relname || relreplident::text, ' ' ORDER BY relname) FROM pg_class WHERE relname IN ('users', 'portals', 'posts')");
+    let identities = portal.sql("SELECT string_agg(relname || relreplident::text, ' ' ORDER BY relname) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relname IN ('users', 'portals', 'posts')");
     assert_eq!(identities, "portalsf postsd usersf");
     portal.sql("UPDATE users SET name = 'The application works on'; DELETE FROM portals;");
 }

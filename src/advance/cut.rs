@@ -13,6 +13,8 @@ pub(crate) struct Cuts {
     /// Tables without a key that hold users or portals: without a key a row has no states that a batch could tell apart,
     /// so such rows are found by id, before and after.
     keyless: HashSet<usize>,
+    /// A SELECT asks what time it is: every transaction has its own.
+    clock: bool,
 }
 
 impl Cuts {
@@ -24,7 +26,11 @@ impl Cuts {
             .filter_map(|entity| entity.base)
             .filter(|&base| plan.tables[base].key.is_empty())
             .collect();
-        Self { looked_into: plan.entities.iter().flat_map(|entity| entity.reads.iter().copied()).collect(), keyless }
+        Self {
+            looked_into: plan.entities.iter().flat_map(|entity| entity.reads.iter().copied()).collect(),
+            keyless,
+            clock: plan.reads_clock(),
+        }
     }
 
     /// The transaction has to be a batch of its own.
@@ -93,7 +99,7 @@ mod tests {
     }
 
     fn cut(nets: Vec<Net>) -> Vec<Vec<u64>> {
-        let cuts = Cuts { looked_into: HashSet::from([9]), keyless: HashSet::from([8]) };
+        let cuts = Cuts { looked_into: HashSet::from([9]), keyless: HashSet::from([8]), clock: false };
         cuts.batches(nets).into_iter().map(|batch| batch.into_iter().map(|net| net.xid).collect()).collect()
     }
 
@@ -101,6 +107,12 @@ mod tests {
     fn a_second_write_of_a_key_begins_a_batch() {
         let nets = vec![net(1, &[(0, "a")]), net(2, &[(0, "b"), (1, "a")]), net(3, &[(0, "a")]), net(4, &[(0, "b")])];
         assert_eq!(cut(nets), [vec![1, 2], vec![3, 4]]);
+    }
+
+    #[test]
+    fn a_mapping_that_asks_for_the_time_has_batches_of_one_transaction() {
+        let cuts = Cuts { looked_into: HashSet::new(), keyless: HashSet::new(), clock: true };
+        assert_eq!(cuts.batches(vec![net(1, &[(0, "a")]), net(2, &[(0, "b")])]).len(), 2);
     }
 
     #[test]

@@ -11,6 +11,13 @@ use crate::mirror::evaluate::{Answer, Request, RowFailure, Select, Wanted, evalu
 use crate::mirror::net::{Key, Net, Write};
 use crate::mirror::prepared::Prepared;
 
+/// A row in one state.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) live: bool,
+}
+
 /// One entity's written rows, on one side of the batch.
 #[derive(Default)]
 pub(crate) struct Rows {
@@ -27,8 +34,9 @@ impl Rows {
     }
 
     /// The row, whatever its state.
-    pub(crate) fn row(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.live.get(key).or_else(|| self.dead.get(key)).cloned()
+    pub(crate) fn row(&self, key: &Key) -> Option<Row> {
+        let row = |entry: &Arc<Entry>, live| Row { entry: Arc::clone(entry), live };
+        self.live.get(key).map(|entry| row(entry, true)).or_else(|| self.dead.get(key).map(|entry| row(entry, false)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::states::States;
+use super::states::{Row, States};
 use crate::error::Result;
 use crate::event::diff::rank;
 use crate::event::shape::Entry;
@@ -17,8 +17,8 @@ use crate::mirror::prepared::Prepared;
 /// A row that the batch writes: earlier transactions see it as before, later ones as after.
 struct Version {
     writer: usize,
-    before: Option<Arc<Entry>>,
-    after: Option<Arc<Entry>>,
+    before: Option<Row>,
+    after: Option<Row>,
 }
 
 /// A row as one transaction sees it.
@@ -36,6 +36,8 @@ pub(crate) struct Surroundings {
     by_id: HashMap<(Entity, Box<str>), Vec<usize>>,
     /// Rows that the batch does not write; `None`: there is none.
     found: HashMap<(Entity, Box<str>), Option<Arc<Entry>>>,
+    /// Rows that the batch does not write and that share their id with one that it writes, with whether they are live.
+    others: HashMap<(Entity, Box<str>), Vec<(Arc<Entry>, bool)>>,
     /// Rows of tables without a key that the batch takes away, as before it; where its one transaction leaves no row with
     /// that id, it removed it. `None`: two such rows differ.
     gone: HashMap<(Entity, Box<str>), Option<Arc<Entry>>>,
@@ -73,7 +75,7 @@ impl Surroundings {
     fn add(&mut self, entity: Entity, version: Version) {
         let versions = self.versions.entry(entity).or_default();
         let ids: HashSet<&str> =
-            [&version.before, &version.after].into_iter().flatten().map(|entry| &*entry.id).collect();
+            [&version.before, &version.after].into_iter().flatten().map(|row| &*row.entry.id).collect();
         for id in ids {
             self.by_id.entry((entity, id.into())).or_default().push(versions.len());
         }
@@ -110,7 +112,22 @@ impl Surroundings {
             return Some(Seen { entry, removed: true });
         };
         let all = self.versions.get(&entity)?;
-        versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction)).find(|seen| &*seen.entry.id == id)
+        let written = versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction));
+        let others = self.others.get(&at).into_iter().flatten();
+        let others = others.map(|(entry, live)| (Seen { entry: Arc::clone(entry), removed: false }, *live));
+        // A live row before one that is not, and that before one that is gone.
+        written
+            .chain(others)
+            .filter(|(seen, _)| &*seen.entry.id == id)
+            .min_by(|(a, a_lives), (b, b_lives)| {
+                (a.removed, !a_lives, rank(&a.entry)).cmp(&(b.removed, !b_lives, rank(&b.entry)))
+            })
+            .map(|(seen, _)| seen)
+    }
+
+    /// Takes rows that share their id with a written one.
+    pub(crate) fn add_others(&mut self, others: HashMap<(Entity, Box<str>), Vec<(Arc<Entry>, bool)>>) {
+        self.others = others;
     }
 
     /// Whether the transaction removed the row with this mapped id.
@@ -242,8 +259,9 @@ fn one_for_each_id(
 }
 
 impl Version {
-    fn seen_by(&self, transaction: usize) -> Option<Seen> {
-        let (entry, removed) = match transaction.cmp(&self.writer) {
+    /// The row as a transaction sees it, and whether it is live.
+    fn seen_by(&self, transaction: usize) -> Option<(Seen, bool)> {
+        let (row, removed) = match transaction.cmp(&self.writer) {
             std::cmp::Ordering::Less => (self.before.as_ref()?, false),
             std::cmp::Ordering::Greater => (self.after.as_ref()?, false),
             std::cmp::Ordering::Equal => match &self.after {
@@ -251,7 +269,7 @@ impl Version {
                 None => (self.before.as_ref()?, true),
             },
         };
-        Some(Seen { entry: Arc::clone(entry), removed })
+        Some((Seen { entry: Arc::clone(&row.entry), removed }, row.live))
     }
 }
 
@@ -259,8 +277,9 @@ impl Version {
 mod tests {
     use super::*;
 
-    fn entry(id: &str, name: &str) -> Arc<Entry> {
-        Arc::new(Entry { key: Box::new([]), id: id.into(), references: Box::new([]), json: Box::new([name.into()]) })
+    fn entry(id: &str, name: &str) -> Row {
+        let entry = Entry { key: Box::new([]), id: id.into(), references: Box::new([]), json: Box::new([name.into()]) };
+        Row { entry: Arc::new(entry), live: true }
     }
 
     fn name(surroundings: &Surroundings, id: &str, transaction: usize) -> Option<(String, bool)> {
@@ -293,5 +312,16 @@ mod tests {
                 Some(("heir".into(), false))
             ]
         );
+    }
+
+    #[test]
+    fn a_live_row_is_seen_before_one_that_is_not_and_has_the_same_id() {
+        let mut surroundings = Surroundings::default();
+        let closed = Row { live: false, ..entry("7", "closed") };
+        surroundings.add(Entity::Users, Version { writer: 1, before: Some(entry("7", "open")), after: Some(closed) });
+        let other = entry("7", "other").entry;
+        surroundings.add_others(HashMap::from([((Entity::Users, "7".into()), vec![(other, true)])]));
+        let seen: Vec<_> = (1..3).map(|transaction| name(&surroundings, "7", transaction)).collect();
+        assert_eq!(seen, [Some(("other".into(), false)), Some(("other".into(), false))]);
     }
 }

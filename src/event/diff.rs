@@ -171,6 +171,9 @@ mod tests {
             outputs: names.iter().map(|name| Output { name: (*name).into(), kind: ValueKind::Text }).collect(),
             reads: Vec::new(),
             id_column: None,
+            id_is_unique: true,
+            id_function: None,
+            reads_clock: false,
             live: Template { head: String::new(), tail: String::new() },
             any: Template { head: String::new(), tail: String::new() },
         })

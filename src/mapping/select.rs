@@ -36,6 +36,8 @@ pub(crate) enum IdLookup {
     Uuid,
     /// `text[]`, compared with the column.
     Text,
+    /// `text[]`, compared with what a function of ours computes, by an index.
+    Function,
     /// `text[]`, compared with the computed id of every row.
     Computed,
 }
@@ -102,14 +104,9 @@ impl Plan {
         match column.map(|column| column.mirror_type.as_str()) {
             Some("smallint" | "integer" | "bigint") => IdLookup::Integer,
             Some("uuid") => IdLookup::Uuid,
-            Some(name) if name == "text" || name.starts_with("character varying") => {
-                // A type of the application is kept as text too, but may print an id in another way than it compares.
-                if column.is_some_and(|column| column.mirror_type == column.source_type) {
-                    IdLookup::Text
-                } else {
-                    IdLookup::Computed
-                }
-            }
+            // A type of the application is kept as its output text, which is what references compare with.
+            Some(name) if name == "text" || name.starts_with("character varying") => IdLookup::Text,
+            None if plan.id_function.is_some() => IdLookup::Function,
             _ => IdLookup::Computed,
         }
     }
@@ -120,12 +117,16 @@ impl Plan {
             Restriction::Rows(name) => base.rows(name, None),
             Restriction::Images => base.rows("\"portalhook rows\"", None),
             Restriction::Keys => base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&base.key_condition())),
+            Restriction::Ids if by_column && plan.id_function.is_some() => {
+                let call = self.id_call(plan.entity).unwrap_or_default();
+                base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&format!("{call} = ANY ($1::text[])")))
+            }
             Restriction::Ids if by_column => {
                 let column = plan.id_column.map(|index| quote(&base.columns[index].name)).unwrap_or_default();
                 let array = match self.id_lookup(plan) {
                     IdLookup::Integer => "int8",
                     IdLookup::Uuid => "uuid",
-                    IdLookup::Text | IdLookup::Computed => "text",
+                    IdLookup::Text | IdLookup::Function | IdLookup::Computed => "text",
                 };
                 base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&format!("{column} = ANY ($1::{array}[])")))
             }

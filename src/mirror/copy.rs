@@ -62,6 +62,7 @@ impl FirstCopy<'_> {
         for table in &self.plan.tables {
             sql.extend([table.create_sql(), copy_sql(table), analyze_sql(table)]);
         }
+        sql.extend(self.plan.id_functions_sql());
         sql.extend(self.plan.id_indexes());
         sql.extend([counters::CREATE.to_owned(), count::count_sql(self.plan), ROUTES.to_owned()]);
         sql
@@ -74,6 +75,9 @@ impl FirstCopy<'_> {
         let mut copied = Vec::with_capacity(self.plan.tables.len());
         for table in &self.plan.tables {
             copied.push(copy(client, table, progress).await?);
+        }
+        for sql in self.plan.id_functions_sql() {
+            client.batch_execute(&sql).await.context("create the functions that compute ids")?;
         }
         for sql in self.plan.id_indexes().into_iter().chain(source_indexes(client, self.plan).await?) {
             patiently(client.batch_execute(&sql), progress, "indexes").await.context("index the mirror")?;
@@ -111,6 +115,7 @@ impl FirstCopy<'_> {
         let mut sql: Vec<String> =
             replaced.tables.iter().map(|table| format!("DROP TABLE IF EXISTS {}", table.mirror_name())).collect();
         sql.push("DROP TABLE IF EXISTS portalhook_mirror.counters".to_owned());
+        sql.extend(replaced.drop_id_functions_sql());
         sql
     }
 
@@ -237,7 +242,7 @@ impl Plan {
             (table.key != [column] && table.columns[column].mirror_type == table.columns[column].source_type)
                 .then(|| index_sql(table, &table.columns[column]))
         });
-        probes.chain(ids).collect()
+        probes.chain(ids).chain(self.id_function_indexes()).collect()
     }
 }
 

@@ -118,6 +118,15 @@ impl Select {
         &self.plan.reads
     }
 
+    pub(crate) fn reads_clock(&self) -> bool {
+        self.plan.reads_clock
+    }
+
+    /// Two rows may have the same id, and an index finds them.
+    pub(crate) fn may_have_rivals(&self) -> bool {
+        self.key_columns > 0 && self.shape.id.is_some() && !self.plan.id_is_unique && self.ids != IdLookup::Computed
+    }
+
     /// The base table has no key: its rows are found by id, or given as they are.
     pub(crate) fn is_keyless(&self) -> bool {
         self.plan.base.is_some() && self.key_columns == 0
@@ -232,7 +241,7 @@ fn can_be_id(kind: IdLookup, text: &str) -> bool {
                     _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
                 })
         }
-        IdLookup::Text | IdLookup::Computed => true,
+        IdLookup::Text | IdLookup::Function | IdLookup::Computed => true,
     }
 }
 

@@ -25,7 +25,7 @@ struct Version {
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) entry: Arc<Entry>,
-    /// The transaction itself removed it: this is the row as just before.
+    /// The transaction itself removed it, or gave it another id: this is the row as just before.
     pub(crate) removed: bool,
 }
 
@@ -112,10 +112,11 @@ impl Surroundings {
             return Some(Seen { entry, removed: true });
         };
         let all = self.versions.get(&entity)?;
-        let written = versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction));
+        let written = versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction, id));
         let others = self.others.get(&at).into_iter().flatten();
         let others = others.map(|(entry, live)| (Seen { entry: Arc::clone(entry), removed: false }, *live));
-        // A live row before one that is not, and that before one that is gone.
+        // A live row before one that is not; and a transaction may give the id of a row that it removes to another (a changed
+        // key, a swap, a row written anew).
         written
             .chain(others)
             .filter(|(seen, _)| &*seen.entry.id == id)
@@ -259,14 +260,17 @@ fn one_for_each_id(
 }
 
 impl Version {
-    /// The row as a transaction sees it, and whether it is live.
-    fn seen_by(&self, transaction: usize) -> Option<(Seen, bool)> {
+    /// The row as a transaction sees it, and whether it is live, if it has this mapped id there.
+    fn seen_by(&self, transaction: usize, id: &str) -> Option<(Seen, bool)> {
+        let is_it = |row: &&Row| &*row.entry.id == id;
+        let (before, after) = (self.before.as_ref().filter(is_it), self.after.as_ref().filter(is_it));
         let (row, removed) = match transaction.cmp(&self.writer) {
-            std::cmp::Ordering::Less => (self.before.as_ref()?, false),
-            std::cmp::Ordering::Greater => (self.after.as_ref()?, false),
-            std::cmp::Ordering::Equal => match &self.after {
+            std::cmp::Ordering::Less => (before?, false),
+            std::cmp::Ordering::Greater => (after?, false),
+            std::cmp::Ordering::Equal => match after {
                 Some(after) => (after, false),
-                None => (self.before.as_ref()?, true),
+                // The row is gone, or has another id now.
+                None => (before?, true),
             },
         };
         Some((Seen { entry: Arc::clone(&row.entry), removed }, row.live))
@@ -323,5 +327,18 @@ mod tests {
         surroundings.add_others(HashMap::from([((Entity::Users, "7".into()), vec![(other, true)])]));
         let seen: Vec<_> = (1..3).map(|transaction| name(&surroundings, "7", transaction)).collect();
         assert_eq!(seen, [Some(("other".into(), false)), Some(("other".into(), false))]);
+    }
+
+    #[test]
+    fn an_id_that_moves_to_another_row_in_one_transaction_is_seen_there() {
+        let mut surroundings = Surroundings::default();
+        surroundings
+            .add(Entity::Users, Version { writer: 1, before: Some(entry("7", "old")), after: Some(entry("8", "old")) });
+        surroundings.add(
+            Entity::Users,
+            Version { writer: 1, before: Some(entry("9", "other")), after: Some(entry("7", "heir")) },
+        );
+        let seen = ["7", "8", "9"].map(|id| name(&surroundings, id, 1));
+        assert_eq!(seen, [Some(("heir".into(), false)), Some(("old".into(), false)), Some(("other".into(), true))]);
     }
 }

@@ -123,8 +123,7 @@ impl Process {
     /// SIGTERM; waits until the process has ended.
     #[track_caller]
     pub(crate) fn interrupt(&mut self) -> ExitStatus {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("run kill").success());
+        self.signal("TERM");
         self.wait_for_end()
     }
 
@@ -133,6 +132,13 @@ impl Process {
     pub(crate) fn terminate(mut self) {
         let status = self.interrupt();
         assert!(status.success(), "{status} after SIGTERM; it said:\n{}", self.said().join("\n"));
+    }
+
+    /// Sends a signal, such as `STOP`.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().expect("run kill").success());
     }
 
     /// SIGKILL. Returns once the process is gone.

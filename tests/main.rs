@@ -8,6 +8,7 @@ mod command_line;
 mod crashes;
 mod demo;
 mod endpoints;
+mod long_way;
 mod oracle;
 mod rights;
 mod shapes;

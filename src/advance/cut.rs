@@ -35,10 +35,12 @@ impl Cuts {
 
     /// The transaction has to be a batch of its own.
     fn alone(&self, net: &Net) -> bool {
-        net.writes
-            .iter()
-            .filter(|write| write.alters)
-            .any(|write| self.looked_into.contains(&write.table) || self.keyless.contains(&write.table))
+        self.clock
+            || net
+                .writes
+                .iter()
+                .filter(|write| write.alters)
+                .any(|write| self.looked_into.contains(&write.table) || self.keyless.contains(&write.table))
             || net.truncated.iter().any(|(table, _)| self.looked_into.contains(table) || self.keyless.contains(table))
     }
 

@@ -10,6 +10,7 @@ mod cut;
 mod durable;
 mod group;
 mod operations;
+mod rivals;
 mod states;
 mod surroundings;
 

@@ -9,7 +9,7 @@ async fn what_stands_in_the_way_is_named_with_its_fix() {
         (
             "ALTER TABLE posts REPLICA IDENTITY NOTHING",
             "ALTER TABLE posts REPLICA IDENTITY DEFAULT",
-            "ALTER TABLE \"public\".\"posts\" REPLICA IDENTITY DEFAULT",
+            "ALTER TABLE public.posts REPLICA IDENTITY DEFAULT",
         ),
         (
             "ALTER TABLE comments DROP CONSTRAINT comments_pkey CASCADE",

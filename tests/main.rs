@@ -9,6 +9,7 @@ mod crashes;
 mod demo;
 mod endpoints;
 mod rights;
+mod service;
 mod support;
 mod throughput;
 mod transactions;

@@ -14,13 +14,13 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
-use super::Settings;
 use super::endpoint::Endpoint;
 use super::flight::Flights;
 use super::network;
 use super::outlet::{Body, Outlet};
 use super::secrets::Secrets;
 use super::send::Sender;
+use super::{Load, Settings};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ledger::backlog::{Backlog, Cursor, Ledger, Pending, Standing, Window};
 use crate::ledger::feed::{FeedReceiver, News, Offer};
@@ -34,6 +34,8 @@ const FLUSH_AT: usize = 500;
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// A cursor that has nothing to record follows the stream in steps of this many positions.
 const IDLE_STEP: i64 = 10_000;
+/// How often what waits is counted for others to look at.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Deliveries that one look at the ledger finds due, of each endpoint.
 const DUE_AT_ONCE: usize = 1000;
 
@@ -65,7 +67,7 @@ where
 
 /// An answer of the ledger.
 enum Answer {
-    Reloaded(Vec<Endpoint>, Vec<Pending>),
+    Reloaded(Vec<Endpoint>, Vec<Pending>, Vec<(i64, i64)>),
     Opened(Arc<Endpoint>, Standing, Vec<Pending>),
     Backlog(i64, Window, Backlog),
     Bodies(i64, Vec<(i64, Option<bytes::Bytes>)>),
@@ -99,6 +101,7 @@ struct Dispatcher {
     /// When to look at which outlet again.
     wakes: BTreeSet<(Instant, i64)>,
     draining: Option<Instant>,
+    count_at: Instant,
 }
 
 impl Dispatcher {
@@ -130,6 +133,7 @@ impl Dispatcher {
             reloading: false,
             wakes: BTreeSet::new(),
             draining: None,
+            count_at: Instant::now(),
         }
     }
 
@@ -177,8 +181,24 @@ impl Dispatcher {
         [reload, flush, wake, deadline].into_iter().flatten().fold(latest, Instant::min)
     }
 
+    /// Tells others what waits here.
+    fn count(&mut self, now: Instant) {
+        self.count_at = now + COUNT_EVERY;
+        let mut load = Load::default();
+        for outlet in self.outlets.values() {
+            load.endpoints += 1;
+            load.failing += usize::from(outlet.failing_since.is_some());
+            load.queued += outlet.lane.len();
+            load.in_flight += outlet.lane.in_flight();
+        }
+        self.settings.tally.set_load(load);
+    }
+
     /// Whatever is due by now.
     fn on_time(&mut self, now: Instant) {
+        if now >= self.count_at {
+            self.count(now);
+        }
         if let Some(deadline) = self.draining {
             if now >= deadline {
                 self.flights.abort();
@@ -210,7 +230,7 @@ impl Dispatcher {
     fn answered(&mut self, answer: Answer) {
         let now = Instant::now();
         match answer {
-            Answer::Reloaded(endpoints, due) => self.reloaded(endpoints, &due, now),
+            Answer::Reloaded(endpoints, due, cursors) => self.reloaded(endpoints, &due, &cursors, now),
             Answer::Opened(endpoint, standing, pending) => {
                 let id = endpoint.id;
                 self.opening.remove(&id);

@@ -38,6 +38,13 @@ pub(crate) fn output(arguments: &[&str]) -> Output {
     }
 }
 
+/// Sends a signal to a process.
+#[track_caller]
+pub(crate) fn kill(signal: &str, process: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), process]).status();
+    assert!(sent.expect("run kill").success(), "SIG{signal} to {process}");
+}
+
 /// What a process has said, on both of its pipes.
 #[derive(Default)]
 struct Log {
@@ -120,11 +127,16 @@ impl Process {
         self.child.wait().expect("a status")
     }
 
+    /// Sends a signal by its name, such as `HUP`, and waits for nothing.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        kill(name, &self.child.id().to_string());
+    }
+
     /// SIGTERM; waits until the process has ended.
     #[track_caller]
     pub(crate) fn interrupt(&mut self) -> ExitStatus {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("run kill").success());
+        self.signal("TERM");
         self.wait_for_end()
     }
 

@@ -107,6 +107,8 @@ async fn supervise(config: &Config, database: &Database, figures: &Figures, cont
         }
         tracing::error!("{error:?}; starting again in {wait:?}");
         figures.set_state(State::Faulty(format!("{error:?}")));
+        // Should the manager wait for the end of a reload: it is taken, and the fault is another matter.
+        systemd::ready();
         tokio::select! {
             biased;
             request = control.next(config) => return Ok(request),

@@ -9,7 +9,7 @@ use crate::figures::{Figures, State};
 /// Between two status lines that nothing else asks for.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
-/// Delivery looks round at least every five seconds, waits or not; after so long without a look it is stuck.
+/// Delivery reads its settings every five seconds and tells what it holds; after so long without a word it is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 
 /// We were started by a service manager that listens.

@@ -34,8 +34,8 @@ const FLUSH_AT: usize = 500;
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// A cursor that has nothing to record follows the stream in steps of this many positions.
 const IDLE_STEP: i64 = 10_000;
-/// How often what waits is counted for others to look at.
-const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// What waits is counted for others to look at so soon after it changed.
+const COUNT_AFTER: Duration = Duration::from_secs(1);
 /// Deliveries that one look at the ledger finds due, of each endpoint.
 const DUE_AT_ONCE: usize = 1000;
 
@@ -101,7 +101,8 @@ struct Dispatcher {
     /// When to look at which outlet again.
     wakes: BTreeSet<(Instant, i64)>,
     draining: Option<Instant>,
-    count_at: Instant,
+    /// When to count what waits; `None`: nothing has changed.
+    count_at: Option<Instant>,
 }
 
 impl Dispatcher {
@@ -133,7 +134,7 @@ impl Dispatcher {
             reloading: false,
             wakes: BTreeSet::new(),
             draining: None,
-            count_at: Instant::now(),
+            count_at: None,
         }
     }
 
@@ -178,12 +179,12 @@ impl Dispatcher {
         let wake = self.wakes.first().map(|(at, _)| *at).filter(|_| self.draining.is_none());
         let deadline = self.draining.filter(|_| !self.flights.is_empty());
         let latest = Instant::now() + RELOAD_EVERY;
-        [reload, flush, wake, deadline].into_iter().flatten().fold(latest, Instant::min)
+        [reload, flush, wake, deadline, self.count_at].into_iter().flatten().fold(latest, Instant::min)
     }
 
     /// Tells others what waits here.
-    fn count(&mut self, now: Instant) {
-        self.count_at = now + COUNT_EVERY;
+    fn count(&mut self) {
+        self.count_at = None;
         let mut load = Load::default();
         for outlet in self.outlets.values() {
             load.endpoints += 1;
@@ -196,8 +197,8 @@ impl Dispatcher {
 
     /// Whatever is due by now.
     fn on_time(&mut self, now: Instant) {
-        if now >= self.count_at {
-            self.count(now);
+        if self.count_at.is_some_and(|at| at <= now) {
+            self.count();
         }
         if let Some(deadline) = self.draining {
             if now >= deadline {
@@ -229,6 +230,7 @@ impl Dispatcher {
 
     fn answered(&mut self, answer: Answer) {
         let now = Instant::now();
+        self.count_at.get_or_insert(now + COUNT_AFTER);
         match answer {
             Answer::Reloaded(endpoints, due, cursors) => self.reloaded(endpoints, &due, &cursors, now),
             Answer::Opened(endpoint, standing, pending) => {
@@ -237,6 +239,7 @@ impl Dispatcher {
                 let mut outlet = Outlet::open(endpoint, self.settings.max_in_flight, standing, now);
                 pending.iter().for_each(|row| outlet.pending(row, now));
                 self.outlets.insert(id, outlet);
+                self.count_at = Some(now);
                 self.pump(id, now);
             }
             Answer::Backlog(endpoint, window, backlog) => {
@@ -258,6 +261,7 @@ impl Dispatcher {
 
     fn heard(&mut self, news: News) {
         let now = Instant::now();
+        self.count_at.get_or_insert(now + COUNT_AFTER);
         match news {
             News::Through(position) => {
                 self.committed = self.committed.max(position);

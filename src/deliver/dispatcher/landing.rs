@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Dispatcher, FLUSH_AFTER};
+use super::{Answer, COUNT_AFTER, Dispatcher, FLUSH_AFTER};
 use crate::deliver::flight::Landed;
 use crate::deliver::health;
 use crate::deliver::outcome::{Failure, Outcome};
@@ -22,6 +22,7 @@ impl Dispatcher {
             return;
         };
         self.landed.insert((id, position));
+        self.count_at.get_or_insert(now + COUNT_AFTER);
         outlet.recorded(position);
         outlet.recording += 1;
         let mut row = Finished {

@@ -40,7 +40,7 @@ async fn connect(server: &Throwaway) -> Session {
 /// An event `ago` days old for these endpoints; its sequence is its position at each.
 async fn event(client: &Client, position: i64, ago: i32, endpoints: &[i64]) {
     let sql = "INSERT INTO portalhook.events (position, recorded_on, id, event, occurred_at, xid, lsn, entity, endpoints, sequences, body)
-               VALUES ($1, public.day($2), $1::text, 'vote.created', now(), 1, '0/1', 'vote:1', $3, array_fill($1::bigint, ARRAY[cardinality($3)]), '{}')";
+               VALUES ($1::bigint, public.day($2), ($1::bigint)::text, 'vote.created', now(), 1, '0/1', 'vote:1', $3::bigint[], array_fill($1::bigint, ARRAY[cardinality($3::bigint[])]), '{}')";
     client.execute(sql, &[&position, &ago, &endpoints]).await.expect("an event");
 }
 

@@ -8,6 +8,7 @@ mod command_line;
 mod crashes;
 mod demo;
 mod endpoints;
+mod oracle;
 mod rights;
 mod service;
 mod support;

@@ -24,7 +24,7 @@ struct Version {
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) entry: Arc<Entry>,
-    /// The transaction itself removed it: this is the row as just before.
+    /// The transaction itself removed it, or gave it another id: this is the row as just before.
     pub(crate) removed: bool,
 }
 
@@ -82,7 +82,9 @@ impl Surroundings {
             return Some(Seen { entry, removed: false });
         };
         let all = self.versions.get(&entity)?;
-        versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction)).find(|seen| &*seen.entry.id == id)
+        let seen: Vec<Seen> = versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction, id)).collect();
+        // A transaction may give the id of a row that it removes to another (a changed key, a swap, a row written anew).
+        seen.iter().find(|seen| !seen.removed).or_else(|| seen.first()).cloned()
     }
 
     /// Whether the transaction removed the row with this mapped id.
@@ -170,13 +172,17 @@ impl Surroundings {
 }
 
 impl Version {
-    fn seen_by(&self, transaction: usize) -> Option<Seen> {
+    /// The row as a transaction sees it, if it has this mapped id there.
+    fn seen_by(&self, transaction: usize, id: &str) -> Option<Seen> {
+        let is_it = |entry: &&Arc<Entry>| &*entry.id == id;
+        let (before, after) = (self.before.as_ref().filter(is_it), self.after.as_ref().filter(is_it));
         let (entry, removed) = match transaction.cmp(&self.writer) {
-            std::cmp::Ordering::Less => (self.before.as_ref()?, false),
-            std::cmp::Ordering::Greater => (self.after.as_ref()?, false),
-            std::cmp::Ordering::Equal => match &self.after {
+            std::cmp::Ordering::Less => (before?, false),
+            std::cmp::Ordering::Greater => (after?, false),
+            std::cmp::Ordering::Equal => match after {
                 Some(after) => (after, false),
-                None => (self.before.as_ref()?, true),
+                // The row is gone, or has another id now.
+                None => (before?, true),
             },
         };
         Some(Seen { entry: Arc::clone(entry), removed })
@@ -221,5 +227,18 @@ mod tests {
                 Some(("heir".into(), false))
             ]
         );
+    }
+
+    #[test]
+    fn an_id_that_moves_to_another_row_in_one_transaction_is_seen_there() {
+        let mut surroundings = Surroundings::default();
+        surroundings
+            .add(Entity::Users, Version { writer: 1, before: Some(entry("7", "old")), after: Some(entry("8", "old")) });
+        surroundings.add(
+            Entity::Users,
+            Version { writer: 1, before: Some(entry("9", "other")), after: Some(entry("7", "heir")) },
+        );
+        let seen = ["7", "8", "9"].map(|id| name(&surroundings, id, 1));
+        assert_eq!(seen, [Some(("heir".into(), false)), Some(("old".into(), false)), Some(("other".into(), true))]);
     }
 }

@@ -147,6 +147,13 @@ impl Process {
         assert!(status.success(), "{status} after SIGTERM; it said:\n{}", self.said().join("\n"));
     }
 
+    /// Sends a signal, such as `STOP`.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().expect("run kill").success());
+    }
+
     /// SIGKILL. Returns once the process is gone.
     pub(crate) fn kill(self) {
         drop(self);

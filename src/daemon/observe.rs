@@ -52,11 +52,17 @@ pub(super) async fn watch(database: &Database, figures: &Figures, max_wal: u64) 
     }
 }
 
+/// Through the session that is there, or, where it is broken or missing, through a new one.
 async fn look(database: &Database, session: &mut Option<Session>) -> Result<Seen> {
-    let session = match session {
-        Some(session) => session,
-        None => session.insert(session::connect(database, "portalhook observe").await?),
-    };
+    if let Some(session) = session
+        && let Ok(seen) = ask(session).await
+    {
+        return Ok(seen);
+    }
+    ask(session.insert(session::connect(database, "portalhook observe").await?)).await
+}
+
+async fn ask(session: &Session) -> Result<Seen> {
     let row = session.query_one(LOOK, &[]).await.context("look at the slot")?;
     let lsn = |index| lsn(&row, index);
     Ok(Seen {

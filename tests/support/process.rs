@@ -127,12 +127,6 @@ impl Process {
         self.child.wait().expect("a status")
     }
 
-    /// Sends a signal by its name, such as `HUP`, and waits for nothing.
-    #[track_caller]
-    pub(crate) fn signal(&self, name: &str) {
-        kill(name, &self.child.id().to_string());
-    }
-
     /// SIGTERM; waits until the process has ended.
     #[track_caller]
     pub(crate) fn interrupt(&mut self) -> ExitStatus {
@@ -150,8 +144,7 @@ impl Process {
     /// Sends a signal, such as `STOP`.
     #[track_caller]
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().expect("run kill").success());
+        kill(name, &self.child.id().to_string());
     }
 
     /// SIGKILL. Returns once the process is gone.

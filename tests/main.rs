@@ -4,13 +4,13 @@
 mod applications;
 mod body;
 mod command_line;
-#[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
 mod endpoints;
 mod long_way;
 mod oracle;
 mod rights;
+mod service;
 mod shapes;
 mod support;
 mod throughput;

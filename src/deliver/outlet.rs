@@ -67,6 +67,8 @@ pub(crate) struct Outlet {
     /// Deliveries in a row that used up their attempts.
     pub(crate) exhausted: u32,
     pub(crate) failing_since: Option<Instant>,
+    /// The ledger has more deliveries that are due than it gave.
+    pub(crate) more_due: bool,
     /// When the dispatcher looks at this outlet again by itself.
     pub(crate) wake: Option<Instant>,
 }
@@ -88,6 +90,7 @@ impl Outlet {
             recording: 0,
             exhausted: standing.exhausted,
             failing_since: standing.failing_for.and_then(|time| now.checked_sub(time)),
+            more_due: false,
             wake: None,
         }
     }
@@ -163,6 +166,11 @@ impl Outlet {
             let delivery = delivery(&row.event, row.sequence, true, Body::InLedger);
             self.lane.admit_resting(position, place(&row.event), row.attempts, delivery, now + row.due_in);
         }
+    }
+
+    /// Deliveries from the ledger that are due, or in flight.
+    pub(crate) fn due(&self) -> usize {
+        self.lane.awake().filter(|(_, delivery)| delivery.has_row).count()
     }
 
     /// Lets go of the bodies of what waits for earlier events, where nothing else could fly: a post that fails must not

@@ -30,35 +30,74 @@ async fn what_is_redelivered_is_due_now_with_its_old_sequence_however_often_one_
         assert_eq!(texts(&client, "SELECT portalhook.redeliver('e3', 1)::text").await, ["1"]);
         // Not sent yet: about to be, anyway.
         assert_eq!(texts(&client, "SELECT portalhook.redeliver('e4')::text").await, ["2"]);
-        assert_eq!(texts(&client, DUE).await, ["1 1 1 e1 pending 0 t", "1 2 2 e2 pending 0 t 500", "1 3 3 e3 pending 1 t 500"]);
+        assert_eq!(
+            texts(&client, DUE).await,
+            ["1 1 1 e1 pending 0 t", "1 2 2 e2 pending 0 t 500", "1 3 3 e3 pending 1 t 500"]
+        );
     }
-    let seen = server.psql("postgres", "LISTEN portalhook;\nSELECT portalhook.redeliver('e1');\nSELECT;\n").expect("psql");
+    let seen =
+        server.psql("postgres", "LISTEN portalhook;\nSELECT portalhook.redeliver('e1');\nSELECT;\n").expect("psql");
     assert!(seen.contains("\"portalhook\" with payload \"deliveries\""), "{seen}");
 }
 
 #[tokio::test]
 async fn what_cannot_be_redelivered_is_refused_with_the_reason() {
     let (_server, client) = migrated().await;
-    all_refused(&client, &[("SELECT portalhook.redeliver('e1')", "there is no event 'e1' in the ledger", "No event was recorded yet")]).await;
+    all_refused(
+        &client,
+        &[("SELECT portalhook.redeliver('e1')", "there is no event 'e1' in the ledger", "No event was recorded yet")],
+    )
+    .await;
     client.batch_execute(LEDGER).await.expect("ledger");
     client.batch_execute("INSERT INTO portalhook.endpoints (url) VALUES ('https://c.x/')").await.expect("a third");
-    client.batch_execute("UPDATE portalhook.endpoints SET enabled = false, disabled_reason = 'answered 410' WHERE id = 2").await.expect("disable");
+    client
+        .batch_execute("UPDATE portalhook.endpoints SET enabled = false, disabled_reason = 'answered 410' WHERE id = 2")
+        .await
+        .expect("disable");
     all_refused(
         &client,
         &[
-            ("SELECT portalhook.redeliver('e7')", "there is no event 'e7' in the ledger", "Events are kept for ledger.retention (7 days unless set otherwise); the oldest that is there is of 20"),
+            (
+                "SELECT portalhook.redeliver('e7')",
+                "there is no event 'e7' in the ledger",
+                "Events are kept for ledger.retention (7 days unless set otherwise); the oldest that is there is of 20",
+            ),
             ("SELECT portalhook.redeliver(NULL)", "there is no event null", "kept for"),
-            ("SELECT portalhook.redeliver('e5')", "the body of event e5 (vote.created) was not kept", "deliver.max_body"),
-            ("SELECT portalhook.redeliver('e6')", "event e6 (vote.created) was wanted by no endpoint", "after it was added"),
+            (
+                "SELECT portalhook.redeliver('e5')",
+                "the body of event e5 (vote.created) was not kept",
+                "deliver.max_body",
+            ),
+            (
+                "SELECT portalhook.redeliver('e6')",
+                "event e6 (vote.created) was wanted by no endpoint",
+                "after it was added",
+            ),
             ("SELECT portalhook.redeliver('e1', 9)", "there is no endpoint 9", "SELECT id, url"),
-            ("SELECT portalhook.redeliver('e1', 3)", "event e1 (vote.created) was not for endpoint 3", "It went to 1, 2."),
-            ("SELECT portalhook.redeliver('e1', 2)", "endpoint 2 (https://b.x/) is disabled: answered 410", "SET enabled = true WHERE id = 2; then redeliver"),
+            (
+                "SELECT portalhook.redeliver('e1', 3)",
+                "event e1 (vote.created) was not for endpoint 3",
+                "It went to 1, 2.",
+            ),
+            (
+                "SELECT portalhook.redeliver('e1', 2)",
+                "endpoint 2 (https://b.x/) is disabled: answered 410",
+                "SET enabled = true WHERE id = 2; then redeliver",
+            ),
         ],
     )
     .await;
     assert_eq!(texts(&client, "SELECT portalhook.redeliver('e1')::text").await, ["1"], "where it can go, it goes");
     client.batch_execute("DELETE FROM portalhook.endpoints WHERE id = 1").await.expect("delete");
-    all_refused(&client, &[("SELECT portalhook.redeliver('e1')", "event e1 (vote.created) can go nowhere: endpoint 1 was deleted, endpoint 2 (https://b.x/) is disabled", "enabled = true")]).await;
+    all_refused(
+        &client,
+        &[(
+            "SELECT portalhook.redeliver('e1')",
+            "event e1 (vote.created) can go nowhere: endpoint 1 was deleted, endpoint 2 (https://b.x/) is disabled",
+            "enabled = true",
+        )],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -68,9 +107,16 @@ async fn a_replay_makes_due_what_was_settled_in_a_time_and_leaves_the_rest() {
     let replay = |span: &str| format!("SELECT portalhook.replay(1, {span})::text");
     assert_eq!(texts(&client, &replay("now() - interval '150 s', now() - interval '90 s'")).await, ["1"]);
     assert_eq!(texts(&client, DUE).await, ["1 2 2 e2 pending 0 t 500", "1 3 3 e3 pending 1 f 500"]);
-    assert_eq!(texts(&client, &replay("since => now() - interval '1 hour'")).await, ["1"], "only the first is settled and not due");
+    assert_eq!(
+        texts(&client, &replay("since => now() - interval '1 hour'")).await,
+        ["1"],
+        "only the first is settled and not due"
+    );
     assert_eq!(texts(&client, &replay("'-infinity'")).await, ["0"]);
-    assert_eq!(texts(&client, DUE).await, ["1 1 1 e1 pending 0 t", "1 2 2 e2 pending 0 t 500", "1 3 3 e3 pending 1 f 500"]);
+    assert_eq!(
+        texts(&client, DUE).await,
+        ["1 1 1 e1 pending 0 t", "1 2 2 e2 pending 0 t 500", "1 3 3 e3 pending 1 f 500"]
+    );
     all_refused(
         &client,
         &[

@@ -77,7 +77,11 @@ async fn a_view_of_what_is_recent_does_not_read_a_whole_day() {
         .await
         .expect("ledger");
     assert_eq!(
-        texts(&client, "SELECT concat_ws(' ', count(*), min(sequence), max(sequence)) FROM portalhook.recent_deliveries").await,
+        texts(
+            &client,
+            "SELECT concat_ws(' ', count(*), min(sequence), max(sequence)) FROM portalhook.recent_deliveries"
+        )
+        .await,
         ["50 49951 50000"]
     );
     let plan = texts(&client, "EXPLAIN SELECT * FROM portalhook.recent_deliveries").await.join("\n");

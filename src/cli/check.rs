@@ -31,6 +31,6 @@ pub(crate) async fn run(options: Options, config: &Config) -> Result<ExitCode> {
         say(&finding.to_string());
     }
     let (warnings, failures) = (count(Verdict::Warn), count(Verdict::Fail));
-    say(&format!("{} passed, {warnings} warnings, {failures} failures", count(Verdict::Pass)));
+    say(&format!("passed: {}, warnings: {warnings}, failures: {failures}", count(Verdict::Pass)));
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -79,7 +79,6 @@ pub(crate) enum Command {
     /// Run the daemon: read the stream, record events, deliver them
     Run,
     Status(status::Options),
-    /// Try webhooks out: receive, verify the signatures, and print what came
     Listen(listen::Options),
     Test(test::Options),
     Redeliver(redeliver::Options),

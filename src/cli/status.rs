@@ -89,11 +89,11 @@ fn daemon(status: &Value, now: i64) -> String {
     let wrote = || ago(&daemon["last_written_at"], now);
     if daemon["streaming"] == true {
         match seconds(&daemon["streaming_since"]) {
-            Some(since) => format!("running for {}; last change taken in {}", span(now - since), wrote()),
-            None => format!("running; last change taken in {}", wrote()),
+            Some(since) => format!("running for {}; last change taken {}", span(now - since), wrote()),
+            None => format!("running; last change taken {}", wrote()),
         }
     } else {
-        format!("NOT RUNNING (start portalhook run); last change taken in {}", wrote())
+        format!("NOT RUNNING (start portalhook run); last change taken {}", wrote())
     }
 }
 

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod daemon;
 mod deliver;
+mod doctor;
 mod error;
 mod event;
 mod failpoint;

@@ -4,6 +4,7 @@
 mod applications;
 mod body;
 mod command_line;
+#[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
 mod endpoints;

@@ -1,9 +1,16 @@
 //! The command line: what the commands are called, what they say about themselves, and how they end.
 
+mod check;
+mod database;
 mod demo;
 mod listen;
+mod redeliver;
+mod replay;
 mod setup;
 mod signals;
+mod status;
+mod table;
+mod test;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -73,10 +80,14 @@ fn setting(text: &str) -> Result<(String, String), String> {
 pub(crate) enum Command {
     /// Prepare a database: role, schemas, mapping, mirror, publication, slot; safe to run again
     Setup(setup::Setup),
+    Check(check::Options),
     /// Run the daemon: read the stream, record events, deliver them
     Run,
-    /// Try webhooks out: receive, verify the signatures, and print what came
+    Status(status::Options),
     Listen(listen::Options),
+    Test(test::Options),
+    Redeliver(redeliver::Options),
+    Replay(replay::Options),
     /// Show everything on a throw-away PostgreSQL: setup, run, and all seven events arriving and verifying
     ///
     /// Needs an installed PostgreSQL server, no configuration and no rights. Ends by itself within a minute and leaves
@@ -94,6 +105,11 @@ impl Command {
                 setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await?;
             }
             Self::Run => Box::pin(daemon::run(config, control(settings)?)).await?,
+            Self::Check(options) => return check::run(options, &config).await,
+            Self::Status(options) => status::run(&options, &config).await?,
+            Self::Test(options) => return test::run(options, &config).await,
+            Self::Redeliver(options) => redeliver::run(options, &config).await?,
+            Self::Replay(options) => replay::run(options, &config).await?,
             Self::Listen(options) => return listen::run(options, shutdown()?).await,
             Self::Demo => demo::run(shutdown()?).await?,
         }

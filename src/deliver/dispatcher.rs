@@ -4,7 +4,7 @@
 mod landing;
 mod reload;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tokio::time::sleep_until;
 
 use super::endpoint::Endpoint;
 use super::flight::Flights;
+use super::lanes::MOST_RESTING;
 use super::network;
 use super::outlet::{Body, Outlet};
 use super::secrets::Secrets;
@@ -88,8 +89,8 @@ struct Dispatcher {
     strays: BTreeMap<i64, Cursor>,
     /// Those that a reload has looked into.
     absent: BTreeSet<i64>,
-    /// Attempts that came back since the ledger was last asked what is due: its answer is older.
-    landed: HashSet<(i64, i64)>,
+    /// Attempts that came back, and whether the ledger knows: until it is asked again what is due, its answer is older.
+    landed: HashMap<(i64, i64), bool>,
     /// Everything up to here is committed.
     committed: i64,
     /// Outcomes that wait to be recorded, and since when.
@@ -125,7 +126,7 @@ impl Dispatcher {
             opening: BTreeSet::new(),
             strays: BTreeMap::new(),
             absent: BTreeSet::new(),
-            landed: HashSet::new(),
+            landed: HashMap::new(),
             committed,
             batch: Batch::default(),
             flush_at: None,
@@ -237,6 +238,7 @@ impl Dispatcher {
                 let id = endpoint.id;
                 self.opening.remove(&id);
                 let mut outlet = Outlet::open(endpoint, self.settings.max_in_flight, standing, now);
+                outlet.more_due = pending.len() >= MOST_RESTING;
                 pending.iter().for_each(|row| outlet.pending(row, now));
                 self.outlets.insert(id, outlet);
                 self.count_at = Some(now);

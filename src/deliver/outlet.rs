@@ -69,6 +69,8 @@ pub(crate) struct Outlet {
     pub(crate) exhausted: u32,
     pub(crate) failing_since: Option<Instant>,
     pub(crate) health: Health,
+    /// The ledger has more deliveries that are due than it gave.
+    pub(crate) more_due: bool,
     /// When the dispatcher looks at this outlet again by itself.
     pub(crate) wake: Option<Instant>,
 }
@@ -91,6 +93,7 @@ impl Outlet {
             exhausted: standing.exhausted,
             failing_since: standing.failing_for.and_then(|time| now.checked_sub(time)),
             health: Health::default(),
+            more_due: false,
             wake: None,
         }
     }
@@ -166,6 +169,11 @@ impl Outlet {
             let delivery = delivery(&row.event, row.sequence, true, Body::InLedger);
             self.lane.admit_resting(position, place(&row.event), row.attempts, delivery, now + row.due_in);
         }
+    }
+
+    /// Deliveries from the ledger that are due, or in flight.
+    pub(crate) fn due(&self) -> usize {
+        self.lane.awake().filter(|(_, delivery)| delivery.has_row).count()
     }
 
     /// Lets go of the bodies of what waits for earlier events, where nothing else could fly: a post that fails must not

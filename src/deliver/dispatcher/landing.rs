@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Answer, COUNT_AFTER, Dispatcher, FLUSH_AFTER};
+use super::{Answer, COUNT_AFTER, DUE_AT_ONCE, Dispatcher, FLUSH_AFTER};
 use crate::deliver::flight::Landed;
 use crate::deliver::health;
 use crate::deliver::outcome::{Failure, Outcome};
@@ -21,7 +21,7 @@ impl Dispatcher {
         let Some((attempts, delivery)) = outlet.lane.get(position).map(|(made, entry)| (made, entry.clone())) else {
             return;
         };
-        self.landed.insert((id, position));
+        self.landed.insert((id, position), false);
         self.count_at.get_or_insert(now + COUNT_AFTER);
         outlet.recorded(position);
         outlet.recording += 1;
@@ -157,6 +157,7 @@ impl Dispatcher {
         for success in &batch.successes {
             failpoint::hit("recorded");
             touched.insert(success.endpoint);
+            self.known(success.endpoint, success.position);
             if let Some(outlet) = self.outlets.get_mut(&success.endpoint) {
                 outlet.recording -= 1;
             }
@@ -164,6 +165,7 @@ impl Dispatcher {
         for row in &batch.finished {
             failpoint::hit("recorded");
             touched.insert(row.endpoint);
+            self.known(row.endpoint, row.position);
             let Some(outlet) = self.outlets.get_mut(&row.endpoint) else { continue };
             outlet.recording -= 1;
             if let Status::Pending(pause) = row.status {
@@ -173,8 +175,19 @@ impl Dispatcher {
         for id in touched {
             match self.outlets.get(&id) {
                 Some(outlet) if outlet.closing => self.close(id),
+                Some(outlet) if outlet.more_due && outlet.due() < DUE_AT_ONCE / 2 => {
+                    self.reload_at = now;
+                    self.pump(id, now);
+                }
                 _ => self.pump(id, now),
             }
+        }
+    }
+
+    /// The ledger has the outcome of an attempt that came back: its next answer will.
+    fn known(&mut self, endpoint: i64, position: i64) {
+        if let Some(known) = self.landed.get_mut(&(endpoint, position)) {
+            *known = true;
         }
     }
 }

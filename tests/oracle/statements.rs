@@ -253,13 +253,23 @@ fn there_and_back(random: &mut Random) -> String {
     }
 }
 
-/// Writes that no SELECT notices in one row, beside changes in another that the first row's SELECT may read.
+/// A write that no SELECT notices in one row, beside a change in another that the first row's SELECT may read.
 fn touch_and_change(random: &mut Random) -> String {
-    let touch = one(random, &["UPDATE posts SET views = views + 1", "UPDATE posts SET title = title"]);
-    let change = match random.below(3) {
-        0 => format!("UPDATE statuses SET name = 'Changed {}' WHERE id < 3", random.below(9)),
-        _ => format!("UPDATE posts SET title = 'Changed {}' WHERE number = {}", random.below(9), number(random)),
+    let (number, title) = (number(random), random.below(9));
+    let (touched, change) = match random.below(3) {
+        0 => {
+            let status = some_status(random);
+            (
+                format!("status_id = {status}"),
+                format!("UPDATE statuses SET name = 'Changed {title}' WHERE id = {status}"),
+            )
+        }
+        _ => (
+            format!("merged_into = (SELECT pk FROM posts WHERE number = {number})"),
+            format!("UPDATE posts SET title = 'Changed {title}' WHERE number = {number}"),
+        ),
     };
+    let touch = format!("UPDATE posts SET {} WHERE {touched}", one(random, &["views = views + 1", "title = title"]));
     if random.below(2) == 0 { format!("{touch}; {change}") } else { format!("{change}; {touch}") }
 }
 

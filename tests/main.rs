@@ -11,6 +11,7 @@ mod endpoints;
 mod long_way;
 mod oracle;
 mod rights;
+mod service;
 mod shapes;
 mod support;
 mod throughput;

@@ -41,7 +41,7 @@ COMMENT ON COLUMN portalhook.routes.sequence IS 'The webhook-sequence that was a
 CREATE TABLE portalhook.events (
     position    bigint NOT NULL,
     recorded_on date   NOT NULL,
-    id          text   NOT NULL,
+    id          text   COLLATE "C" NOT NULL, -- ids sort by time in this collation
     event       text   NOT NULL,
     occurred_at timestamptz NOT NULL,
     xid         bigint NOT NULL,
@@ -55,6 +55,9 @@ CREATE TABLE portalhook.events (
     PRIMARY KEY (position, recorded_on),
     CHECK (cardinality(endpoints) = cardinality(sequences))
 ) PARTITION BY RANGE (recorded_on);
+-- Both grow with the table: an event is found by its id, and a span of time is replayed, without a costly index.
+-- autosummarize: pages that no VACUUM has seen yet are summarised too.
+CREATE INDEX events_by_id_and_time ON portalhook.events USING brin (id, occurred_at) WITH (pages_per_range = 32, autosummarize = on);
 COMMENT ON TABLE portalhook.events IS 'Every event, in commit order, with the endpoints that it goes to. Partitioned by the UTC day of recording.';
 COMMENT ON COLUMN portalhook.events.id IS 'The webhook-id: the same for every attempt, also after a crash.';
 COMMENT ON COLUMN portalhook.events.occurred_at IS 'When the transaction committed.';
@@ -83,7 +86,10 @@ CREATE TABLE portalhook.deliveries (
     PRIMARY KEY (endpoint, position, recorded_on),
     CHECK ((status = 'pending') = (due_at IS NOT NULL))
 ) PARTITION BY RANGE (recorded_on);
-CREATE INDEX deliveries_due ON portalhook.deliveries (endpoint, due_at) WHERE status = 'pending';
+-- In the order in which they are taken up: a replay makes many due at one moment.
+CREATE INDEX deliveries_due ON portalhook.deliveries (endpoint, due_at, position) WHERE status = 'pending';
+CREATE INDEX deliveries_by_attempt ON portalhook.deliveries (endpoint, last_attempt_at);
+CREATE INDEX deliveries_given_up ON portalhook.deliveries (endpoint, last_attempt_at) WHERE status IN ('failed', 'expired', 'cancelled');
 COMMENT ON TABLE portalhook.deliveries IS 'Every delivery that was anything but a success at the first attempt. Read portalhook.recent_deliveries for all.';
 COMMENT ON COLUMN portalhook.deliveries.due_at IS 'When the next attempt is due; null once the delivery is settled.';
 COMMENT ON COLUMN portalhook.deliveries.error_class IS 'Why the last attempt failed, in one word: timeout, connect, status and so on.';
@@ -136,7 +142,7 @@ COMMENT ON TABLE portalhook.row_failures IS 'Rows of the application that the ma
 
 CREATE TABLE portalhook.operations (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    kind       text   NOT NULL CHECK (kind IN ('endpoint', 'test', 'emit', 'disabled', 'mapping')),
+    kind       text   NOT NULL CHECK (kind IN ('endpoint', 'test', 'emit', 'disabled', 'mapping', 'mute')),
     payload    json   NOT NULL,
     xid        bigint NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()

@@ -18,8 +18,10 @@ GRANT SELECT, DELETE ON portalhook.operations TO {role};
 GRANT SELECT ON portalhook.endpoints, portalhook.secrets, portalhook.custom_events, portalhook.mapping TO {role};
 GRANT UPDATE (enabled, disabled_reason, disabled_at) ON portalhook.endpoints TO {role};
 
--- A portal's secret is made when the first event is signed; `portalhook test` and `status` run as the daemon's role.
-GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.test(bigint), portalhook.prepare_partitions(date, int) TO {role};
+-- A portal's secret is made when the first event is signed; `portalhook status`, `check`, `test`, `redeliver` and `replay` work as the
+-- daemon's role.
+GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.prepare_partitions(date, int), portalhook.test(bigint),
+    portalhook.redeliver(text, bigint), portalhook.replay(bigint, timestamptz, timestamptz) TO {role};
 GRANT SELECT ON portalhook.recent_deliveries, portalhook.pending, portalhook.failures, portalhook.endpoint_health TO {role};
 
 -- Its version of the schema: a daemon refuses to run on one that it does not know.

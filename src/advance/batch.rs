@@ -39,6 +39,20 @@ struct Happened {
     counts: Vec<(Entity, Box<str>, i64)>,
 }
 
+impl Happened {
+    /// Drops the events of a transaction that called `portalhook.mute()`, wherever in it that was; what is counted stays.
+    fn mute(&mut self, net: &Net, operations: &HashMap<i64, Operation>) {
+        for at in &net.operations {
+            if let Some(Operation::Mute { reason }) = operations.get(&at.number) {
+                let reason = reason.as_deref().unwrap_or("no reason given");
+                tracing::info!(xid = net.xid, "muted: {} events are not told ({reason})", self.events.len());
+                self.events.clear();
+                return;
+            }
+        }
+    }
+}
+
 impl Advance {
     /// Takes the mirror past the batch and adds its events to the group.
     pub(super) async fn batch(
@@ -64,9 +78,12 @@ impl Advance {
         self.forget_joined(&nets);
 
         let rivals = Rivals::find(sql, &self.selects, &nets, &states, &mut failures).await?;
-        let happened: Vec<Happened> =
+        let mut happened: Vec<Happened> =
             nets.iter().enumerate().map(|(number, net)| self.compare(number, net, &states, &rivals, group)).collect();
         surroundings.add_others(rivals.into_others());
+        for (net, happened) in nets.iter().zip(&mut happened) {
+            happened.mute(net, operations);
+        }
         self.surround(sql, &happened, &mut surroundings, &mut failures).await?;
         let lsn = nets.last().map(|net| net.commit_lsn).unwrap_or_default();
         group.failures.extend(failures.into_iter().map(|failure| (lsn, failure)));
@@ -281,7 +298,8 @@ impl Advance {
             Operation::PutEndpoint { .. }
             | Operation::DeleteEndpoint { .. }
             | Operation::Test { .. }
-            | Operation::Mapping { .. } => {}
+            | Operation::Mapping { .. }
+            | Operation::Mute { .. } => {}
         }
     }
 
@@ -298,7 +316,7 @@ impl Advance {
             Operation::Mapping { entity } => {
                 tracing::warn!("the SELECT of {entity} was changed: run portalhook setup to make it count");
             }
-            Operation::Test { .. } | Operation::Emit { .. } | Operation::Disabled { .. } => {}
+            Operation::Test { .. } | Operation::Emit { .. } | Operation::Disabled { .. } | Operation::Mute { .. } => {}
         }
     }
 

@@ -49,6 +49,10 @@ pub(crate) enum Operation {
     Mapping {
         entity: String,
     },
+    /// `portalhook.mute()`: the transaction's changes give no events.
+    Mute {
+        reason: Option<String>,
+    },
 }
 
 #[derive(Deserialize)]
@@ -84,6 +88,11 @@ struct MappingPayload {
     entity: String,
 }
 
+#[derive(Deserialize)]
+struct MutePayload {
+    reason: Option<String>,
+}
+
 impl Operation {
     fn read(kind: &str, payload: &str) -> Result<Self> {
         fn parse<'p, T: Deserialize<'p>>(kind: &str, payload: &'p str) -> Result<T> {
@@ -110,6 +119,10 @@ impl Operation {
             "mapping" => {
                 let MappingPayload { entity } = parse(kind, payload)?;
                 Self::Mapping { entity }
+            }
+            "mute" => {
+                let MutePayload { reason } = parse(kind, payload)?;
+                Self::Mute { reason }
             }
             other => return Err(Error::failed(format!("an operation of the unknown kind {other} was found"))),
         })

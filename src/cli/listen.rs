@@ -1,5 +1,6 @@
 //! `portalhook listen`: a webhook tester. It receives deliveries, verifies both signatures, and prints what came.
 
+mod answers;
 mod delivery;
 mod print;
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod tests;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use answers::Answers;
 pub(crate) use delivery::Delivery;
 
 use crate::deliver::sign::{NotASecret, Secret};
@@ -33,8 +36,22 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// Deliveries that may wait to be printed.
 const UNREAD: usize = 64;
 
-/// Receives webhooks, verifies their signatures and prints them readably.
+/// Try webhooks out: receive, verify the signatures, and print what came
+///
+/// Answers 200 to what verifies and 401 to what does not, unless told to misbehave: --status, --delay and --fail-rate show
+/// what portalhook does with a receiver that fails.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  portalhook listen --secret whsec_…                        what arrives, until Ctrl-C
+  portalhook listen --secret whsec_… --count 1 --timeout 30s   for scripts: did one arrive?
+  portalhook listen --secret whsec_… --status 503           a receiver that is down
+  portalhook listen --secret whsec_… --fail-rate 0.3 --seed 7   one that fails now and then, the same way each time
+
+The daemon must be allowed to call it: deliver.allow_networks = [\"127.0.0.0/8\"].
+
+Exit codes: 0 --count deliveries were verified, or there was no --count and it was ended by Ctrl-C or --timeout;
+1 it was ended before --count were verified; 64 wrong usage, or the address is taken.")]
 pub(crate) struct Options {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
@@ -48,6 +65,11 @@ pub(crate) struct Options {
     /// End with exit code 0 after this many verified deliveries
     #[arg(long, value_name = "N")]
     count: Option<u64>,
+    /// End after this time, with exit code 1 if --count were not verified by then
+    #[arg(long, value_name = "DURATION", value_parser = super::test::duration_of)]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    answers: Answers,
     /// Print one JSON object a line instead of text
     #[arg(long)]
     json: bool,
@@ -74,7 +96,10 @@ pub(crate) async fn run(options: Options, mut shutdown: watch::Receiver<bool>) -
     }
     let (sender, mut deliveries) = mpsc::channel(UNREAD);
     let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, options.secrets.clone(), sender, stopped));
+    let server = tokio::spawn(serve(listener, options.secrets.clone(), options.answers.clone(), sender, stopped));
+    // Without --timeout: further away than anybody waits.
+    let timeout = tokio::time::sleep(options.timeout.unwrap_or(Duration::from_secs(365 * 24 * 60 * 60)));
+    tokio::pin!(timeout);
     let mut tally = print::Tally::default();
     while options.count.is_none_or(|count| tally.verified < count) {
         let delivery = tokio::select! {
@@ -83,6 +108,7 @@ pub(crate) async fn run(options: Options, mut shutdown: watch::Receiver<bool>) -
                 drop(stopped);
                 None
             }
+            () = &mut timeout => None,
         };
         let Some(delivery) = delivery else { break };
         tally.add(&delivery);
@@ -101,14 +127,16 @@ pub(crate) async fn run(options: Options, mut shutdown: watch::Receiver<bool>) -
 
 /// Receives on a socket that is bound already and tells of each delivery; ends when `shutdown` turns true.
 ///
-/// Verified deliveries are answered 200, others 401. An answer waits while nobody takes deliveries from the channel.
+/// Verified deliveries are answered 200, others 401, unless `answers` says otherwise. An answer waits while nobody takes
+/// deliveries from the channel.
 pub(crate) async fn serve(
     listener: TcpListener,
     secrets: Vec<Secret>,
+    answers: Answers,
     deliveries: mpsc::Sender<Delivery>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
-    let desk = Arc::new(Desk { secrets, deliveries, seen: Mutex::default() });
+    let desk = Arc::new(Desk { secrets, answers, came: AtomicU64::new(0), deliveries, seen: Mutex::default() });
     let router = Router::new().fallback(receive).layer(DefaultBodyLimit::max(MOST_BYTES)).with_state(desk);
     let stop = async move { drop(shutdown.wait_for(|stop| *stop).await) };
     axum::serve(listener, router).with_graceful_shutdown(stop).await.context("receive webhooks")
@@ -116,6 +144,9 @@ pub(crate) async fn serve(
 
 struct Desk {
     secrets: Vec<Secret>,
+    answers: Answers,
+    /// Requests so far.
+    came: AtomicU64,
     deliveries: mpsc::Sender<Delivery>,
     seen: Mutex<Seen>,
 }
@@ -123,7 +154,9 @@ struct Desk {
 async fn receive(State(desk): State<Arc<Desk>>, uri: Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
     let mut delivery = Delivery::read(&headers, body, &desk.secrets);
     desk.seen.lock().unwrap_or_else(PoisonError::into_inner).note(uri.path(), &mut delivery);
-    let status = if delivery.verdict.is_ok() { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+    let status = desk.answers.status(desk.came.fetch_add(1, Ordering::Relaxed), delivery.verdict.is_ok());
+    delivery.answered = status.as_u16();
+    tokio::time::sleep(desk.answers.delay()).await;
     match desk.deliveries.send(delivery).await {
         Ok(()) => status,
         Err(_) => StatusCode::SERVICE_UNAVAILABLE,

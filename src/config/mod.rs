@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub(crate) use self::units::duration;
 use self::written::Written;
 use crate::error::{Error, Result};
 

@@ -204,8 +204,8 @@ impl History {
         for row in rows {
             let SimpleQueryMessage::Row(row) = row else { continue };
             let text = |index: usize| row.get(index).unwrap_or_else(|| panic!("{row:?} is incomplete")).to_owned();
-            let Ok(Value::Object(columns)) = serde_json::from_str(&text(4)) else { panic!("not an object: {row:?}") };
-            let entry = Row { version: text(2), live: text(3) == "t", columns };
+            let Ok(Value::Object(columns)) = serde_json::from_str(&text(5)) else { panic!("not an object: {row:?}") };
+            let entry = Row { key: text(2), version: text(3), live: text(4) == "t", columns };
             let double = state.0.entry(text(0)).or_default().insert(text(1), entry);
             assert!(double.is_none(), "two rows for one id: {row:?}");
         }

@@ -3,7 +3,9 @@
 /// One entity of a mapping.
 pub(super) struct Entity {
     pub(super) name: &'static str,
-    table: &'static str,
+    pub(super) table: &'static str,
+    /// The primary key's columns.
+    pub(super) key: &'static [&'static str],
     /// The mapped id over the base table alone.
     id: &'static str,
     select: &'static str,
@@ -35,7 +37,7 @@ impl Mapping {
         self.entities().iter().map(view).collect()
     }
 
-    /// A row for each row of each base table: entity, id, which version of the row it is, whether it is live, and the
+    /// A row for each row of each base table: entity, id, key, which version of the row it is, whether it is live, and the
     /// SELECT's columns as JSON (null where the SELECT, without its WHERE, does not give the row).
     ///
     /// A version is where the row lies and who wrote it: every write, also one that changes nothing, makes another. One
@@ -51,15 +53,16 @@ impl Mapping {
                 format!("to_jsonb({alias}){override_}")
             };
             format!(
-                "SELECT '{name}', base.id, base.version, l.id IS NOT NULL,
+                "SELECT '{name}', base.id, base.key, base.version, l.id IS NOT NULL,
                         (CASE WHEN l.id IS NOT NULL THEN {live} WHEN a.id IS NOT NULL THEN {any} END)::text
-                 FROM (SELECT ({id})::text AS id, concat(ctid, ' ', xmin) AS version FROM {table}) AS base
+                 FROM (SELECT ({id})::text AS id, concat_ws(',', {key}) AS key, concat(ctid, ' ', xmin) AS version FROM {table}) AS base
                  LEFT JOIN ({any_sql}) AS a ON a.id::text = base.id
                  LEFT JOIN ({live_sql}) AS l ON l.id::text = base.id",
                 name = entity.name,
                 live = json("l"),
                 any = json("a"),
                 id = entity.id,
+                key = entity.key.join(", "),
                 table = entity.table,
                 any_sql = entity.sql(false),
                 live_sql = entity.sql(true),
@@ -68,7 +71,7 @@ impl Mapping {
         self.entities().iter().map(part).collect::<Vec<_>>().join("\nUNION ALL\n")
     }
 
-    fn entities(self) -> &'static [Entity] {
+    pub(super) fn entities(self) -> &'static [Entity] {
         match self {
             Self::Plain => PLAIN,
             Self::Joined => JOINED,
@@ -87,17 +90,25 @@ impl Entity {
 const USERS: Entity = Entity {
     name: "users",
     table: "users",
+    key: &["id"],
     id: "id",
     select: "SELECT id, name, email, role FROM public.users",
     live: "NOT banned",
 };
 
-const PORTALS: Entity =
-    Entity { name: "portals", table: "portals", id: "id", select: "SELECT id, title FROM public.portals", live: "" };
+const PORTALS: Entity = Entity {
+    name: "portals",
+    table: "portals",
+    key: &["id"],
+    id: "id",
+    select: "SELECT id, title FROM public.portals",
+    live: "",
+};
 
 const COMMENT_VOTES: Entity = Entity {
     name: "comment_votes",
     table: "comment_likes",
+    key: &["user_id", "comment_id"],
     id: "comment_id || ' ' || user_id",
     select: "SELECT comment_id || ' ' || user_id AS id, user_id AS voter FROM public.comment_likes",
     live: "",
@@ -106,6 +117,7 @@ const COMMENT_VOTES: Entity = Entity {
 const VOTES: Entity = Entity {
     name: "votes",
     table: "votes",
+    key: &["post_number", "user_id"],
     id: "post_number || ':' || user_id",
     select: "SELECT post_number || ':' || user_id AS id, post_number AS post, user_id AS voter, created_at FROM public.votes",
     live: "",
@@ -114,6 +126,7 @@ const VOTES: Entity = Entity {
 const COMMENTS: Entity = Entity {
     name: "comments",
     table: "comments",
+    key: &["id"],
     id: "id",
     select: "SELECT id, post_number AS post, user_id AS author, body AS comment, created_at FROM public.comments",
     live: "NOT hidden",
@@ -123,15 +136,17 @@ const PLAIN: &[Entity] = &[
     Entity {
         name: "posts",
         table: "posts",
+        key: &["pk"],
         id: "number",
         select: "SELECT number AS id, title, description, CASE status_id WHEN 1 THEN 'open' WHEN 2 THEN 'planned' ELSE 'other' END AS status, \
-                 author_id AS author, portal_id AS portal, created_at, pinned FROM public.posts",
+                 author_id AS author, portal_id AS portal, created_at, pinned, score::text AS score, mood, tags, meta, slug FROM public.posts",
         live: "deleted_at IS NULL AND NOT held",
     },
     // The same id whatever it is a vote for.
     Entity {
         name: "votes",
         table: "votes",
+        key: &["post_number", "user_id"],
         id: "token",
         select: "SELECT token AS id, post_number AS post, user_id AS voter, created_at FROM public.votes",
         live: "weight >= 0",
@@ -146,6 +161,7 @@ const JOINED: &[Entity] = &[
     Entity {
         name: "posts",
         table: "posts",
+        key: &["pk"],
         id: "number",
         select: "SELECT p.number AS id, p.title, p.description, s.name AS status, p.author_id AS author, p.portal_id AS portal, \
                  p.created_at FROM public.posts p LEFT JOIN public.statuses s ON s.id = p.status_id",
@@ -162,15 +178,18 @@ const TANGLED: &[Entity] = &[
     Entity {
         name: "posts",
         table: "posts",
+        key: &["pk"],
         id: "'p' || number",
         select: "SELECT 'p' || p.number AS id, p.title, p.description, s.name AS status, p.author_id AS author, p.portal_id AS portal, \
-                 p.created_at, (SELECT m.title FROM public.posts m WHERE m.pk = p.merged_into) AS merged \
+                 p.created_at, (SELECT m.title FROM public.posts m WHERE m.pk = p.merged_into) AS merged, \
+                 p.mood = 'cross' AS angry, upper(p.slug) AS slug, cardinality(p.tags) AS tags, p.meta -> 'a' AS meta \
                  FROM public.posts p LEFT JOIN public.statuses s ON s.id = p.status_id",
         live: "p.deleted_at IS NULL AND coalesce(s.visible, true)",
     },
     Entity {
         name: "votes",
         table: "votes",
+        key: &["post_number", "user_id"],
         id: "post_number || ':' || user_id",
         select: "SELECT v.post_number || ':' || v.user_id AS id, 'p' || v.post_number AS post, v.user_id AS voter, v.created_at, \
                  p.title AS post_title FROM public.votes v LEFT JOIN public.posts p ON p.number = v.post_number",
@@ -179,6 +198,7 @@ const TANGLED: &[Entity] = &[
     Entity {
         name: "comments",
         table: "comments",
+        key: &["id"],
         id: "id",
         select: "SELECT c.id, 'p' || c.post_number AS post, c.user_id AS author, c.body AS comment, c.created_at, \
                  coalesce(u.name, 'Anonymous') AS byline FROM public.comments c LEFT JOIN public.users u ON u.id = c.user_id",

@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::places::At;
+
 /// A row of a base table as the mapping shows it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
+    /// The primary key's columns with commas between them.
+    pub(super) key: String,
     /// Differs after each write of the row.
     pub(super) version: String,
     pub(super) live: bool,
@@ -22,8 +26,16 @@ pub(super) struct State(pub(super) BTreeMap<String, BTreeMap<String, Row>>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters(pub(super) BTreeMap<String, [i64; 4]>);
 
-/// An event's name and its `data`.
-pub(super) type Told = (String, Value);
+/// An event.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) event: String,
+    pub(super) data: Value,
+    /// The entity whose base row's last write is the event's place, and that row's key.
+    pub(super) at: At,
+    /// The order of events at one place: deleted, created, status_changed, updated; posts before votes before comments.
+    pub(super) rank: (usize, usize),
+}
 
 /// An entity whose live rows count, and the column that says for whom.
 const COUNTED: [(&str, &str); 4] =
@@ -89,13 +101,27 @@ impl<'s> Transition<'s> {
         Self { before, after, counters_before: counters.clone(), counters_after }
     }
 
-    /// The events, in no order.
-    pub(super) fn events(&self) -> Vec<Told> {
+    /// The events, in no order; with `fold` what goes with its post is not told.
+    pub(super) fn events(&self, fold: bool) -> Vec<Told> {
         let mut told = Vec::new();
-        for (entity, singular) in [("posts", "post"), ("votes", "vote"), ("comments", "comment")] {
+        for (kind, (entity, singular)) in
+            [("posts", "post"), ("votes", "vote"), ("comments", "comment")].into_iter().enumerate()
+        {
             for (_, old, new) in written(self.before, self.after, entity) {
                 let mut tell = |what: &str, row: &Row, changes: Option<Value>| {
-                    told.push((format!("{singular}.{what}"), self.data(singular, row, changes)));
+                    if fold && what == "deleted" && self.goes_with_its_post(row) {
+                        return;
+                    }
+                    // What was live before and after stands where its row is now.
+                    let last = new.filter(|new| new.live).unwrap_or(row);
+                    let rank =
+                        ["deleted", "created", "status_changed", "updated"].iter().position(|name| *name == what);
+                    told.push(Told {
+                        event: format!("{singular}.{what}"),
+                        data: self.data(singular, row, changes),
+                        at: (entity, last.key.clone()),
+                        rank: (rank.expect("one of the four"), kind),
+                    });
                 };
                 match (old.filter(|row| row.live), new.filter(|row| row.live)) {
                     (None, None) => {}
@@ -125,6 +151,12 @@ impl<'s> Transition<'s> {
             }
         }
         told
+    }
+
+    /// Whether a row that is gone names a post that this transaction removed.
+    fn goes_with_its_post(&self, row: &Row) -> bool {
+        row.columns.contains_key("post")
+            && self.see("posts", reference(row, "post")).is_some_and(|(_, removed)| removed)
     }
 
     fn data(&self, singular: &str, row: &Row, changes: Option<Value>) -> Value {

@@ -61,8 +61,15 @@ fn pk(random: &mut Random) -> usize {
     1 + random.below(14)
 }
 
-fn user(random: &mut Random) -> usize {
-    1 + random.below(6)
+const USERS: [&str; 7] = ["'a,b'", r#"'ü "2"'"#, r"E'c\\3'", "'(x)'", "'NULL'", "''", "'7'"];
+
+fn user(random: &mut Random) -> &'static str {
+    one(random, &USERS)
+}
+
+/// Of a comment: perhaps one that never was.
+fn author(random: &mut Random) -> &'static str {
+    one(random, &[USERS[0], USERS[1], USERS[2], USERS[5], "'nobody'", "NULL"])
 }
 
 fn comment(random: &mut Random) -> usize {
@@ -106,7 +113,7 @@ fn vote(random: &mut Random) -> String {
 fn unvote(random: &mut Random) -> String {
     match random.below(3) {
         0 => format!("DELETE FROM votes WHERE user_id = {}", user(random)),
-        _ => format!("DELETE FROM votes WHERE post_number = {} AND user_id < {}", number(random), user(random)),
+        _ => format!("DELETE FROM votes WHERE post_number = {} AND user_id > {}", number(random), user(random)),
     }
 }
 
@@ -150,24 +157,31 @@ fn new_post(random: &mut Random) -> String {
         random.below(9),
         text(random),
         some_status(random),
-        one(random, &["1", "2", "3", "4", "5", "NULL"]),
+        if random.below(4) == 0 { "NULL" } else { user(random) },
         some_portal(random),
         one(random, &["NULL", "3", "7", "9"]),
     )
 }
 
 fn change_post(random: &mut Random) -> String {
-    let set = match random.below(14) {
+    let set = match random.below(18) {
         0 => format!("title = 'Title {}'", random.below(4)),
         1 => format!("description = {}", text(random)),
         2..5 => format!("status_id = {}", some_status(random)),
-        5 => format!("author_id = {}", one(random, &["1", "2", "3", "NULL"])),
+        5 => format!("author_id = {}", if random.below(4) == 0 { "NULL" } else { user(random) }),
         6 => format!("portal_id = {}", some_portal(random)),
         7 => "held = NOT held".to_owned(),
         8 => "deleted_at = now()".to_owned(),
         9 => "deleted_at = NULL".to_owned(),
         10 => format!("pinned = {}", one(random, &["true", "false", "NULL"])),
         11 => format!("merged_into = {}", pk(random)),
+        13 => format!("score = {}", one(random, &["1", "1.0", "1.00", "'NaN'", "1e9", "NULL"])),
+        14 => format!("mood = {}", one(random, &["'calm'", "'so ''so'", "NULL"])),
+        15 => format!("tags = {}", one(random, &["'{}'", "'{a,NULL}'", r#"'{"NULL",""}'"#, "NULL"])),
+        16 => format!(
+            "meta = {}",
+            one(random, &[r#"'{"b": 1.0, "a": "x"}'"#, r#"'{"b": 1, "a": "x"}'"#, "'null'", "NULL"])
+        ),
         12 => format!("status_id = {}, title = 'Both {}'", some_status(random), random.below(4)),
         _ => "views = views + 1".to_owned(),
     };
@@ -224,7 +238,7 @@ fn there_and_back(random: &mut Random) -> String {
             "UPDATE posts SET pk = pk + 1000 WHERE number = {number}; UPDATE posts SET pk = pk - 1000 WHERE pk > 1000"
         ),
         3 => format!(
-            "INSERT INTO posts (pk, number, title, author_id, portal_id) VALUES (77, 77, 'Gone', 1, 1);
+            "INSERT INTO posts (pk, number, title, author_id, portal_id) VALUES (77, 77, 'Gone', {user}, 1);
              INSERT INTO votes (post_number, user_id, token) VALUES (77, {user}, 77);
              INSERT INTO comments (id, post_number, user_id) VALUES (77, 77, {user});
              DELETE FROM posts WHERE pk = 77",
@@ -238,13 +252,17 @@ fn there_and_back(random: &mut Random) -> String {
     }
 }
 
+/// All but the generated one.
+const COLUMNS: &str = "votes_count, pk, number, title, description, status_id, author_id, portal_id, held, pinned, merged_into, \
+                       score, mood, tags, meta, views, deleted_at, created_at";
+
 /// Deleted and inserted again in one transaction, under its key or another.
 fn rewrite_post(random: &mut Random) -> String {
     let number = number(random);
     format!(
         "CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT * FROM posts WHERE number = {number};
          DELETE FROM posts WHERE number = {number};
-         {}INSERT INTO posts SELECT * FROM kept; DROP TABLE kept",
+         {}INSERT INTO posts ({COLUMNS}) SELECT {COLUMNS} FROM kept; DROP TABLE kept",
         match random.below(4) {
             0 => format!("UPDATE kept SET pk = {}; ", pk(random)),
             1 => format!("UPDATE kept SET status_id = {}; ", some_status(random)),
@@ -267,7 +285,7 @@ fn new_comment(random: &mut Random) -> String {
         "INSERT INTO comments (id, post_number, user_id, body) VALUES ({}, {}, {}, {}){conflict}",
         comment(random),
         one(random, &["1", "2", "3", "4", "5", "6", "NULL"]),
-        one(random, &["1", "2", "3", "4", "99", "NULL"]),
+        author(random),
         text(random)
     )
 }
@@ -277,7 +295,7 @@ fn change_comment(random: &mut Random) -> String {
         0..2 => format!("post_number = {}", number(random)),
         2 => format!("body = {}", text(random)),
         3..5 => "hidden = NOT hidden".to_owned(),
-        5 => format!("user_id = {}", one(random, &["1", "2", "99", "NULL"])),
+        5 => format!("user_id = {}", author(random)),
         6 => format!("id = {}", comment(random)),
         7 => "created_at = created_at + interval '1 hour'".to_owned(),
         _ => "likes = likes + 1".to_owned(),
@@ -368,6 +386,9 @@ fn many(random: &mut Random) -> String {
             user(random)
         ),
         5 => "UPDATE posts SET held = false, deleted_at = NULL".to_owned(),
-        _ => "INSERT INTO users (id, name) SELECT n, 'Filled ' || n FROM generate_series(1, 6) AS n ON CONFLICT DO NOTHING".to_owned(),
+        _ => format!(
+            "INSERT INTO users (id, name) SELECT id, 'Filled' FROM unnest(ARRAY[{}]) AS id ON CONFLICT DO NOTHING",
+            USERS.join(", ")
+        ),
     }
 }

@@ -38,6 +38,13 @@ pub(crate) fn output(arguments: &[&str]) -> Output {
     }
 }
 
+/// Sends a signal to a process.
+#[track_caller]
+pub(crate) fn kill(signal: &str, process: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), process]).status();
+    assert!(sent.expect("run kill").success(), "SIG{signal} to {process}");
+}
+
 /// What a process has said, on both of its pipes.
 #[derive(Default)]
 struct Log {
@@ -137,8 +144,7 @@ impl Process {
     /// Sends a signal, such as `STOP`.
     #[track_caller]
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &id]).status().expect("run kill").success());
+        kill(name, &self.child.id().to_string());
     }
 
     /// SIGKILL. Returns once the process is gone.

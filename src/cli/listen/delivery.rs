@@ -28,6 +28,8 @@ pub(crate) struct Delivery {
     pub(crate) verdict: Result<(), String>,
     /// The same id came before.
     pub(crate) duplicate: bool,
+    /// The status that it was answered with.
+    pub(crate) answered: u16,
     /// Sequences that were passed over. They may still come: deliveries of one endpoint overlap.
     pub(crate) skipped: Option<(i64, i64)>,
     pub(crate) body: Bytes,
@@ -49,6 +51,7 @@ impl Delivery {
             verdict: verify(headers, &body, secrets, received_at),
             event,
             duplicate: false,
+            answered: 0,
             skipped: None,
             body,
         }

@@ -42,6 +42,9 @@ pub(crate) fn text(delivery: &Delivery, verbose: bool) -> String {
     let number = |number: &Option<i64>| number.map_or("?".to_owned(), |number| number.to_string());
     let mut text = format!("{time}  {verdict}  {}  {summary}\n", clean(event));
     text.push_str(&format!("           id {}  sequence {}  attempt {}", clean(id), number(sequence), number(attempt)));
+    if delivery.answered != 200 {
+        text.push_str(&format!("  answered {}", delivery.answered));
+    }
     if delivery.duplicate {
         text.push_str("  duplicate: this id came before");
     }
@@ -65,7 +68,7 @@ pub(crate) fn json(delivery: &Delivery) -> String {
         "received_at": jiff::Timestamp::from_second(delivery.received_at).unwrap_or_default().to_string(),
         "event": delivery.event, "id": delivery.id, "sequence": delivery.sequence, "attempt": delivery.attempt,
         "verified": delivery.verdict.is_ok(), "reason": delivery.verdict.as_ref().err(),
-        "duplicate": delivery.duplicate, "skipped": delivery.skipped, "summary": delivery.summary,
+        "answered": delivery.answered, "duplicate": delivery.duplicate, "skipped": delivery.skipped, "summary": delivery.summary,
     })
     .to_string();
     let body = body.map_or("null", RawValue::get).replace(['\n', '\r'], " ");

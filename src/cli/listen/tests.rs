@@ -23,7 +23,7 @@ async fn tester() -> Tester {
     let secrets = vec![Secret::parse(SECRET).expect("a secret")];
     tokio::spawn(async move {
         let stop = stop;
-        serve(listener, secrets, sender, shutdown).await.expect("serve");
+        serve(listener, secrets, Answers::default(), sender, shutdown).await.expect("serve");
         drop(stop);
     });
     Tester { url, deliveries, client: reqwest::Client::builder().no_proxy().build().expect("a client") }
@@ -105,6 +105,8 @@ async fn the_command_ends_with_zero_after_enough_verified_deliveries_and_with_on
         port: None,
         secrets: vec![Secret::parse(SECRET).expect("a secret")],
         count,
+        timeout: None,
+        answers: Answers::default(),
         json: true,
         verbose: false,
     };
@@ -113,4 +115,20 @@ async fn the_command_ends_with_zero_after_enough_verified_deliveries_and_with_on
     assert_eq!(run(options(Some(1)), shutdown.clone()).await.expect("runs"), ExitCode::FAILURE);
     assert_eq!(run(options(None), shutdown.clone()).await.expect("runs"), ExitCode::SUCCESS);
     assert_eq!(run(options(Some(0)), shutdown).await.expect("runs"), ExitCode::SUCCESS);
+}
+
+#[tokio::test]
+async fn the_command_ends_with_one_when_its_time_is_over_before_enough_came() {
+    let options = Options {
+        listen: "127.0.0.1:0".parse().expect("an address"),
+        port: None,
+        secrets: vec![Secret::parse(SECRET).expect("a secret")],
+        count: Some(1),
+        timeout: Some(Duration::from_millis(1)),
+        answers: Answers::default(),
+        json: true,
+        verbose: false,
+    };
+    let (_stop, shutdown) = watch::channel(false);
+    assert_eq!(run(options, shutdown).await.expect("runs"), ExitCode::FAILURE);
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Dispatcher, FLUSH_AFTER};
+use super::{Answer, COUNT_AFTER, DUE_AT_ONCE, Dispatcher, FLUSH_AFTER};
 use crate::deliver::flight::Landed;
+use crate::deliver::health;
 use crate::deliver::outcome::{Failure, Outcome};
 use crate::deliver::retry::{self, Next};
 use crate::error::Context as _;
@@ -20,7 +21,8 @@ impl Dispatcher {
         let Some((attempts, delivery)) = outlet.lane.get(position).map(|(made, entry)| (made, entry.clone())) else {
             return;
         };
-        self.landed.insert((id, position));
+        self.landed.insert((id, position), false);
+        self.count_at.get_or_insert(now + COUNT_AFTER);
         outlet.recorded(position);
         outlet.recording += 1;
         let mut row = Finished {
@@ -40,7 +42,11 @@ impl Dispatcher {
         };
         match outcome {
             Outcome::Delivered { status, duration } => {
+                self.settings.tally.count_delivered();
                 outlet.succeeded();
+                if outlet.health.succeeded() {
+                    tracing::info!(endpoint = id, url = health::shown(&outlet.endpoint.url), "endpoint recovered");
+                }
                 outlet.lane.delivered(position, now);
                 if delivery.has_row {
                     self.batch.finished.push(Finished { http_status: Some(status), duration, ..row });
@@ -51,7 +57,11 @@ impl Dispatcher {
             }
             Outcome::Failed(failure) => {
                 tracing::debug!(endpoint = id, position, attempt = attempts + 1, "failed: {}", failure.error);
+                self.settings.tally.count_failed_attempt();
                 row.status = self.judge(id, position, attempts + 1, &failure, now);
+                if row.status == Status::Failed {
+                    self.settings.tally.count_given_up();
+                }
                 row.http_status = failure.status;
                 row.error_class = Some(failure.class.name());
                 row.error = Some(failure.error);
@@ -79,6 +89,10 @@ impl Dispatcher {
             return Status::Failed;
         }
         let failing_for = outlet.failing_for(now);
+        if outlet.health.failed(now) {
+            let url = health::shown(&outlet.endpoint.url);
+            tracing::warn!(endpoint = id, url, "endpoint is failing: {}", failure.error);
+        }
         outlet.lane.failed(position, now);
         if next == Next::GiveUp {
             outlet.exhausted += 1;
@@ -96,8 +110,9 @@ impl Dispatcher {
 
     /// Gives an endpoint up. Its backlog stays where it is, in the ledger.
     fn disable(&mut self, id: i64, reason: String) {
-        tracing::warn!(endpoint = id, "endpoint disabled: {reason}");
         if let Some(outlet) = self.outlets.get_mut(&id) {
+            let url = health::shown(&outlet.endpoint.url);
+            tracing::warn!(endpoint = id, url, "endpoint disabled: {reason}");
             outlet.closing = true;
             outlet.recording += 1;
         }
@@ -142,6 +157,7 @@ impl Dispatcher {
         for success in &batch.successes {
             failpoint::hit("recorded");
             touched.insert(success.endpoint);
+            self.known(success.endpoint, success.position);
             if let Some(outlet) = self.outlets.get_mut(&success.endpoint) {
                 outlet.recording -= 1;
             }
@@ -149,6 +165,7 @@ impl Dispatcher {
         for row in &batch.finished {
             failpoint::hit("recorded");
             touched.insert(row.endpoint);
+            self.known(row.endpoint, row.position);
             let Some(outlet) = self.outlets.get_mut(&row.endpoint) else { continue };
             outlet.recording -= 1;
             if let Status::Pending(pause) = row.status {
@@ -158,8 +175,19 @@ impl Dispatcher {
         for id in touched {
             match self.outlets.get(&id) {
                 Some(outlet) if outlet.closing => self.close(id),
+                Some(outlet) if outlet.more_due && outlet.due() < DUE_AT_ONCE / 2 => {
+                    self.reload_at = now;
+                    self.pump(id, now);
+                }
                 _ => self.pump(id, now),
             }
+        }
+    }
+
+    /// The ledger has the outcome of an attempt that came back: its next answer will.
+    fn known(&mut self, endpoint: i64, position: i64) {
+        if let Some(known) = self.landed.get_mut(&(endpoint, position)) {
+            *known = true;
         }
     }
 }

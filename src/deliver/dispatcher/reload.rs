@@ -1,12 +1,13 @@
 //! Settings as they change: outlets open, adjust and close.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Answer, DUE_AT_ONCE, Dispatcher, IDLE_STEP, RELOAD_EVERY};
 use crate::deliver::endpoint::{self, Endpoint};
 use crate::deliver::lanes::MOST_RESTING;
+use crate::deliver::outlet::Outlet;
 use crate::ledger::backlog::Pending;
 use crate::ledger::cancel;
 
@@ -17,11 +18,13 @@ impl Dispatcher {
         self.reloading = true;
         self.reload_at = now + RELOAD_EVERY;
         self.secrets.forget();
-        self.landed.clear();
+        self.landed.retain(|_, known| !*known);
         self.absent.extend(self.strays.keys());
         let strays = std::mem::take(&mut self.strays);
         let busy: Vec<i64> = self.outlets.keys().chain(&self.opening).copied().collect();
-        let open: Vec<i64> = self.outlets.iter().filter(|(_, outlet)| !outlet.closing).map(|(id, _)| *id).collect();
+        // An endpoint that is slow over a long replay has enough in memory.
+        let hungry = |outlet: &Outlet| !outlet.closing && outlet.due() < DUE_AT_ONCE;
+        let open: Vec<i64> = self.outlets.iter().filter(|(_, outlet)| hungry(outlet)).map(|(id, _)| *id).collect();
         let mut known = (Vec::new(), Vec::new());
         for (endpoint, outlet) in &self.outlets {
             for (position, _) in outlet.lane.awake().filter(|(_, delivery)| delivery.has_row) {
@@ -33,7 +36,8 @@ impl Dispatcher {
         self.ask(async move {
             cancel::deleted(ledger.client(), &busy, &strays).await?;
             let due = ledger.pending(&open, false, known, DUE_AT_ONCE).await?;
-            Ok(Answer::Reloaded(endpoint::load(ledger.client()).await?, due))
+            let cursors = ledger.cursors(&open).await?;
+            Ok(Answer::Reloaded(endpoint::load(ledger.client()).await?, due, cursors))
         });
         self.move_idle_cursors();
     }
@@ -49,12 +53,26 @@ impl Dispatcher {
     }
 
     /// The settings as they are now: opens, adjusts and closes outlets.
-    pub(super) fn reloaded(&mut self, endpoints: Vec<Endpoint>, due: &[Pending], now: Instant) {
+    pub(super) fn reloaded(&mut self, endpoints: Vec<Endpoint>, due: &[Pending], cursors: &[(i64, i64)], now: Instant) {
         self.reloading = false;
-        for row in due.iter().filter(|row| !self.landed.contains(&(row.endpoint, row.event.position))) {
-            if let Some(outlet) = self.outlets.get_mut(&row.endpoint) {
+        for (id, cursor) in cursors {
+            // Opened again by the next reload, from that cursor.
+            if self.outlets.get(id).is_some_and(|outlet| outlet.is_overtaken(*cursor)) {
+                self.close(*id);
+            }
+        }
+        let mut found: HashMap<i64, usize> = HashMap::new();
+        for row in due {
+            *found.entry(row.endpoint).or_default() += 1;
+            let Some(outlet) = self.outlets.get_mut(&row.endpoint) else { continue };
+            if !self.landed.contains_key(&(row.endpoint, row.event.position)) {
                 outlet.pending(row, now);
             }
+        }
+        for (id, outlet) in &mut self.outlets {
+            let full = found.get(id).is_some_and(|rows| *rows >= DUE_AT_ONCE);
+            // One that was not asked about has as many as before.
+            outlet.more_due = full || outlet.more_due && outlet.due() >= DUE_AT_ONCE;
         }
         let enabled: BTreeSet<i64> = endpoints.iter().map(|endpoint| endpoint.id).collect();
         for endpoint in endpoints.into_iter().map(Arc::new) {

@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod mapping;
+mod mending;
 mod operations;
 mod views;
 

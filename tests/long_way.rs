@@ -76,7 +76,7 @@ fn play(how: How) -> Vec<(String, Value)> {
         How::LateWithKills if request.arrival % 3 == 0 => Answer::LoseResponse,
         _ => Answer::Status(200),
     });
-    let endpoint = portal.endpoint_with(&receiver, "events", "'{*}'");
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*,vote.*,comment.*}'");
     let live = matches!(how, How::Live).then(|| portal.run());
     for transaction in SCRIPT {
         portal.sql(&format!("BEGIN; {transaction}; COMMIT;"));

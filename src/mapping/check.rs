@@ -1,7 +1,7 @@
 //! What a mapping must have, and what no mapping can have: refused with the reason and a way out.
 
 use super::catalog::{Dependencies, Facts, Relation, ViewColumn};
-use super::plan::{Entity, Table};
+use super::plan::{Entity, EntityPlan, Table};
 use super::syntax::{Statement, fields, strings};
 use super::uses::{Parsed, Uses};
 use crate::error::{Error, Result};
@@ -170,6 +170,16 @@ pub(super) fn joins(entity: Entity, parsed: &Parsed) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// How rows are found by their id, where that is slow. Returns a warning.
+pub(super) fn lookup(plan: &EntityPlan) -> Option<String> {
+    let looked_up = matches!(plan.entity, Entity::Posts | Entity::Users);
+    (looked_up && plan.base.is_some() && plan.id_column.is_none() && plan.id_function.is_none()).then(|| {
+        "has an id that no index can find, so every look-up reads the whole table: use a column, or columns and constants \
+         with ||, casts to text, lower(), upper() or md5()"
+            .to_owned()
+    })
 }
 
 /// The functions that a SELECT calls without schema or in pg_catalog, by name.

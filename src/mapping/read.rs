@@ -114,7 +114,9 @@ impl<'a> Reader<'a> {
         let mut entities = Vec::new();
         for reading in &readings {
             let plan = self.plan(reading, &facts, &tables).await;
-            entities.push(plan.map_err(|error| named(reading.select, &error))?);
+            let plan = plan.map_err(|error| named(reading.select, &error))?;
+            warnings.extend(check::lookup(&plan).map(|warning| format!("{} {warning}", reading.select.title)));
+            entities.push(plan);
         }
         Ok((Plan { tables, entities }, warnings))
     }

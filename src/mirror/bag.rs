@@ -67,11 +67,6 @@ impl Write {
             alters: true,
         }
     }
-
-    /// The row of a table without a key: its whole image, whether it came or went.
-    pub(crate) fn whole_row(&self) -> Option<&Row> {
-        self.gone.as_ref().or(self.image.as_ref())
-    }
 }
 
 #[cfg(test)]
@@ -91,8 +86,10 @@ mod tests {
         for (text, more) in [("a", 1), ("a", 1), ("a", -1), ("b", 1), ("b", -1), ("c", -1), ("c", -1)] {
             bag.add(0, row(text), more, 7);
         }
-        let mut seen: Vec<_> =
-            bag.into_writes().map(|write| (write.whole_row().cloned(), write.existed, write.gone.is_some())).collect();
+        let mut seen: Vec<_> = bag
+            .into_writes()
+            .map(|write| (write.gone.clone().or(write.image), write.existed, write.gone.is_some()))
+            .collect();
         seen.sort_by_key(|(_, existed, _)| *existed);
         assert_eq!(seen, [(Some(row("a")), false, false), (Some(row("c")), true, true), (Some(row("c")), true, true)]);
     }

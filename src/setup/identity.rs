@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::publication::{patiently, shown};
 use super::script::{Script, fix};
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::mapping::plan::{Plan, Table};
 
 /// From this version on, the server refuses UPDATE and DELETE of a published table with identity FULL and a generated column.
@@ -39,34 +39,35 @@ async fn members(client: &Client, table: &Table) -> Result<Vec<Member>> {
 
 /// Refuses what cannot have the identity, or has one that says nothing.
 pub(crate) async fn check(client: &Client, table: &Table) -> Result<()> {
-    for member in members(client, table).await? {
-        let Member { name, identity, generated, version } = member;
-        if identity == "n" {
-            let identity = if table.key.is_empty() { "FULL" } else { "DEFAULT" };
-            return Err(fix(
-                format!(
-                    "{} has REPLICA IDENTITY NOTHING, so its updates do not say which row they are about",
-                    shown(table)
-                ),
-                format!("ALTER TABLE {name} REPLICA IDENTITY {identity}"),
-            ));
-        }
-        if let Some(column) = generated.filter(|_| table.key.is_empty() && version >= REFUSES_GENERATED) {
-            return Err(fix(
-                format!(
-                    "{} has no primary key, and the generated column {column}: PostgreSQL {} would refuse its updates once \
-                     they had to be identified by the whole row (REPLICA IDENTITY FULL)",
-                    shown(table),
-                    version / 10_000
-                ),
-                format!(
-                    "ALTER TABLE {name} ADD PRIMARY KEY (…), or CREATE UNIQUE INDEX … on NOT NULL columns and \
-                     ALTER TABLE {name} REPLICA IDENTITY USING INDEX …",
-                ),
-            ));
-        }
+    let members = members(client, table).await?;
+    members.iter().find_map(|member| refusal(table, member)).map_or(Ok(()), Err)
+}
+
+fn refusal(table: &Table, member: &Member) -> Option<Error> {
+    let Member { name, identity, generated, version } = member;
+    if identity == "n" {
+        let identity = if table.key.is_empty() { "FULL" } else { "DEFAULT" };
+        return Some(fix(
+            format!(
+                "{} has REPLICA IDENTITY NOTHING, so its updates do not say which row they are about",
+                shown(table)
+            ),
+            format!("ALTER TABLE {name} REPLICA IDENTITY {identity}"),
+        ));
     }
-    Ok(())
+    let column = generated.as_ref().filter(|_| table.key.is_empty() && *version >= REFUSES_GENERATED)?;
+    Some(fix(
+        format!(
+            "{} has no primary key, and the generated column {column}: PostgreSQL {} would refuse its updates once they had \
+             to be identified by the whole row (REPLICA IDENTITY FULL)",
+            shown(table),
+            version / 10_000
+        ),
+        format!(
+            "ALTER TABLE {name} ADD PRIMARY KEY (…), or CREATE UNIQUE INDEX … on NOT NULL columns and \
+             ALTER TABLE {name} REPLICA IDENTITY USING INDEX …",
+        ),
+    ))
 }
 
 /// Gives every table without a key the identity FULL, before it is published: without one its updates would fail.
@@ -88,4 +89,43 @@ pub(crate) async fn prepare(client: &Client, plan: &Plan, script: &mut Script<'_
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// PostgreSQL 18: "42P10 cannot update table: replica identity must not contain unpublished generated columns".
+    #[test]
+    fn a_generated_column_needs_a_key_from_18_on() {
+        let table = |key: &[usize]| Table {
+            oid: 1,
+            schema: "public".into(),
+            name: "users".into(),
+            mirror: "public.users".into(),
+            columns: Vec::new(),
+            key: key.to_vec(),
+        };
+        let member = |generated: Option<&str>, version| Member {
+            name: "public.users".into(),
+            identity: "d".into(),
+            generated: generated.map(str::to_owned),
+            version,
+        };
+        for (key, generated, version, refused) in [
+            (&[][..], Some("label"), 180_004, true),
+            (&[], Some("label"), 170_010, false),
+            (&[], None, 180_004, false),
+            (&[0], Some("label"), 180_004, false),
+        ] {
+            let found = refusal(&table(key), &member(generated, version));
+            assert_eq!(found.is_some(), refused, "{key:?} {generated:?} {version}");
+            if let Some(error) = found {
+                assert!(
+                    error.to_string().contains("column label") && error.to_string().contains("ADD PRIMARY KEY"),
+                    "{error}"
+                );
+            }
+        }
+    }
 }

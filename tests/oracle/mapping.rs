@@ -164,7 +164,7 @@ const JOINED: &[Entity] = &[
         key: &["pk"],
         id: "number",
         select: "SELECT p.number AS id, p.title, p.description, s.name AS status, p.author_id AS author, p.portal_id AS portal, \
-                 p.created_at FROM public.posts p LEFT JOIN public.statuses s ON s.id = p.status_id",
+                 p.created_at, s.name || '!' AS label FROM public.posts p LEFT JOIN public.statuses s ON s.id = p.status_id",
         live: "p.deleted_at IS NULL AND NOT p.held",
     },
     VOTES,

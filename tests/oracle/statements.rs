@@ -165,13 +165,13 @@ fn new_post(random: &mut Random) -> String {
 }
 
 fn change_post(random: &mut Random) -> String {
-    let set = match random.below(18) {
+    let set = match random.below(20) {
         0 => format!("title = 'Title {}'", random.below(4)),
         1 => format!("description = {}", text(random)),
         2..5 => format!("status_id = {}", some_status(random)),
         5 => format!("author_id = {}", if random.below(4) == 0 { "NULL" } else { user(random) }),
         6 => format!("portal_id = {}", some_portal(random)),
-        7 => "held = NOT held".to_owned(),
+        7 | 18 | 19 => "held = NOT held".to_owned(),
         8 => "deleted_at = now()".to_owned(),
         9 => "deleted_at = NULL".to_owned(),
         10 => format!("pinned = {}", one(random, &["true", "false", "NULL"])),

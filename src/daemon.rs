@@ -98,8 +98,7 @@ async fn supervise(config: &Config, database: &Database, figures: &Figures, cont
         let error = match ended {
             // Nobody asked: a part ended as if somebody had.
             Ok(()) => Error::failed("the daemon stopped by itself"),
-            Err(error) if matches!(error.kind(), Kind::Usage | Kind::Fenced) => return Err(error),
-            Err(error) if !figures.has_streamed() => return Err(error),
+            Err(error) if !figures.has_streamed() || is_final(&error) => return Err(error),
             Err(error) => error,
         };
         if began.elapsed() > WELL {
@@ -116,6 +115,13 @@ async fn supervise(config: &Config, database: &Database, figures: &Figures, cont
         }
         wait = (wait * 2).min(LAST_WAIT);
     }
+}
+
+/// Whether no waiting can mend the fault of a daemon that was well before. A refused login can be mended at the server: a
+/// password or pg_hba.conf that is being changed must not end the service for good.
+fn is_final(error: &Error) -> bool {
+    let refused_login = error.sqlstate().is_some_and(|state| state.code().starts_with("28"));
+    matches!(error.kind(), Kind::Usage | Kind::Fenced) && !refused_login
 }
 
 /// From the checkpoint until shutdown or the first fault of any part, which ends the others.

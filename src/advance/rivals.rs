@@ -16,6 +16,9 @@ use crate::mirror::prepared::Prepared;
 
 type Id = (Entity, Box<str>);
 
+/// Rows by id, with whether they are live.
+pub(super) type Others = HashMap<Id, Vec<(Arc<Entry>, bool)>>;
+
 /// A written row's live states, and the number of the transaction that writes it.
 struct Written {
     writer: usize,
@@ -28,7 +31,7 @@ struct Written {
 pub(super) struct Rivals {
     written: HashMap<Id, Vec<Arc<Written>>>,
     /// Rows that the batch does not write, with whether they are live.
-    others: HashMap<Id, Vec<(Arc<Entry>, bool)>>,
+    others: Others,
 }
 
 impl Rivals {
@@ -116,7 +119,7 @@ impl Rivals {
     }
 
     /// The rows that the batch does not write, for those who look by id.
-    pub(super) fn into_others(self) -> HashMap<Id, Vec<(Arc<Entry>, bool)>> {
+    pub(super) fn into_others(self) -> Others {
         self.others
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::rivals::Others;
 use super::states::{Row, States};
 use crate::error::Result;
 use crate::event::diff::rank;
@@ -37,7 +38,7 @@ pub(crate) struct Surroundings {
     /// Rows that the batch does not write; `None`: there is none.
     found: HashMap<(Entity, Box<str>), Option<Arc<Entry>>>,
     /// Rows that the batch does not write and that share their id with one that it writes, with whether they are live.
-    others: HashMap<(Entity, Box<str>), Vec<(Arc<Entry>, bool)>>,
+    others: Others,
     /// Rows of tables without a key that the batch takes away, as before it; where its one transaction leaves no row with
     /// that id, it removed it. `None`: two such rows differ.
     gone: HashMap<(Entity, Box<str>), Option<Arc<Entry>>>,
@@ -127,7 +128,7 @@ impl Surroundings {
     }
 
     /// Takes rows that share their id with a written one.
-    pub(crate) fn add_others(&mut self, others: HashMap<(Entity, Box<str>), Vec<(Arc<Entry>, bool)>>) {
+    pub(super) fn add_others(&mut self, others: Others) {
         self.others = others;
     }
 

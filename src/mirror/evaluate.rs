@@ -298,7 +298,7 @@ async fn in_parts(sql: &Prepared<'_>, requests: &[Request<'_>], failures: &mut V
         let mut texts = Vec::new();
         let mut failed = Vec::new();
         let mut rescued = Vec::new();
-        let mut open = vec![0..request.wanted.len()];
+        let mut open: Vec<Range<usize>> = std::iter::once(0..request.wanted.len()).collect();
         while let Some(range) = open.pop() {
             let part = Request { wanted: request.wanted.part(range.clone()), ..*request };
             match part.ask(sql).await {

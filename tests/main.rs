@@ -4,10 +4,12 @@
 mod applications;
 mod body;
 mod command_line;
+mod commands;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
 mod endpoints;
+mod operators;
 mod rights;
 mod support;
 mod throughput;

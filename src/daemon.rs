@@ -1,20 +1,31 @@
 //! The front door: capture, the heart and delivery, started together, stopped together, and started again after a fault.
 //!
 //! Everything that lasts is in the ledger, so a start is always the same: take the capture, load the checkpoint, go on.
+//! A new configuration takes effect in the same way: the parts stop in order and start again with it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+mod control;
+mod house;
+mod observe;
+mod retained;
+mod settings;
+mod source;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
-use crate::advance::{self, Advance};
-use crate::capture::{self, Positions, wal};
-use crate::config::{Cascades, Config};
-use crate::deliver;
+pub(crate) use self::control::Control;
+use self::control::Request;
+use crate::advance::Advance;
+use crate::capture::{self, wal};
+use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::ledger::checkpoint::Checkpoint;
+use crate::figures::{Figures, State};
 use crate::ledger::feed::feed;
-use crate::session::{self, Database, Replication};
+use crate::session::{self, Database};
+use crate::{admin, deliver, systemd};
 
 /// Bytes of transactions between capture and the heart.
 const QUEUE: usize = 16 << 20;
@@ -26,26 +37,81 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 /// A run that lasted so long was well: the next fault begins with the first wait again.
 const WELL: Duration = Duration::from_secs(30);
 
-/// Runs until `shutdown`. Once it has streamed, faults that waiting can mend are waited out; before, they are returned.
-pub(crate) async fn run(config: &Config, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+/// How long stopping may take: for attempts in flight, and then for the ledger to hear of them.
+const STOP: Duration = deliver::DRAIN.saturating_add(Duration::from_secs(5));
+
+/// Runs until it is asked to end. Once it has streamed, faults that waiting can mend are waited out; before, they are
+/// returned.
+pub(crate) async fn run(mut config: Config, mut control: Control) -> Result<()> {
     let database = Database::parse(config.database.url()?.expose())?;
-    let streamed = AtomicBool::new(false);
-    let mut wait = FIRST_WAIT;
+    tracing::info!("portalhook {}: {database}", env!("CARGO_PKG_VERSION"));
+    let figures = Arc::new(Figures::default());
     loop {
-        let began = tokio::time::Instant::now();
-        let error = match once(config, &database, &streamed, shutdown.clone()).await {
-            Ok(()) => return Ok(()),
+        let watched = async {
+            tokio::join!(
+                systemd::keep_informed(&figures),
+                admin::serve(config.admin.listen, figures.clone()),
+                observe::watch(&database, &figures, config.capture.max_wal),
+                house::keep(&database, &figures, config.ledger.retention),
+            );
+            std::future::pending::<Result<Request>>().await
+        };
+        let request = tokio::select! {
+            biased;
+            request = Box::pin(supervise(&config, &database, &figures, &mut control)) => request?,
+            never = Box::pin(watched) => never?,
+        };
+        match request {
+            Request::Stop => {
+                tracing::info!("stopped: {} delivered since the start", figures.tally.delivered());
+                return Ok(());
+            }
+            Request::Change(new) => config = *new,
+        }
+    }
+}
+
+/// Runs the parts, again after each fault, until something is asked for.
+async fn supervise(config: &Config, database: &Database, figures: &Figures, control: &mut Control) -> Result<Request> {
+    let mut wait = FIRST_WAIT;
+    figures.set_state(State::Starting);
+    loop {
+        let began = Instant::now();
+        let (stop, stopping) = watch::channel(false);
+        let mut running = Box::pin(once(config, database, figures, stopping));
+        let ended = tokio::select! {
+            biased;
+            request = control.next(config) => {
+                if matches!(request, Request::Stop) {
+                    figures.set_state(State::Stopping);
+                }
+                stop.send_replace(true);
+                match timeout(STOP, &mut running).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::warn!("while stopping: {error:?}"),
+                    Err(_) => tracing::warn!("not everything stopped within {STOP:?}: what has no outcome comes again"),
+                }
+                return Ok(request);
+            }
+            ended = &mut running => ended,
+        };
+        let error = match ended {
+            // Nobody asked: a part ended as if somebody had.
+            Ok(()) => Error::failed("the daemon stopped by itself"),
             Err(error) if matches!(error.kind(), Kind::Usage | Kind::Fenced) => return Err(error),
-            Err(error) if !streamed.load(Ordering::Relaxed) => return Err(error),
+            Err(error) if !figures.has_streamed() => return Err(error),
             Err(error) => error,
         };
         if began.elapsed() > WELL {
             wait = FIRST_WAIT;
         }
         tracing::error!("{error:?}; starting again in {wait:?}");
+        figures.set_state(State::Faulty(format!("{error:?}")));
+        // Should the manager wait for the end of a reload: it is taken, and the fault is another matter.
+        systemd::ready();
         tokio::select! {
             biased;
-            _ = shutdown.wait_for(|now| *now) => return Ok(()),
+            request = control.next(config) => return Ok(request),
             () = tokio::time::sleep(wait) => {}
         }
         wait = (wait * 2).min(LAST_WAIT);
@@ -56,7 +122,7 @@ pub(crate) async fn run(config: &Config, mut shutdown: watch::Receiver<bool>) ->
 async fn once(
     config: &Config,
     database: &Database,
-    streamed: &AtomicBool,
+    figures: &Figures,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
     let session = tokio::select! {
@@ -64,15 +130,15 @@ async fn once(
         _ = shutdown.wait_for(|now| *now) => return Ok(()),
         session = session::connect(database, "portalhook advance") => session?,
     };
-    let advance = Advance::load(&session, advance_settings(config)).await?;
+    let advance = Advance::load(&session, settings::advance(config)).await?;
     let checkpoint = advance.checkpoint().clone();
-    check_source(database, &session, &checkpoint).await?;
+    let version = source::check(database, &session, &checkpoint).await?;
 
     let (stop, stopping) = watch::channel(false);
     let (sender, mut transactions) = capture::channel(QUEUE);
     let (confirm, confirmed) = watch::channel(checkpoint.lsn);
     let (mut offers, mut offered) = feed(checkpoint.position);
-    let positions = Positions::default();
+    figures.set_committed(offered.follow());
     let start = wal::Start {
         slot: checkpoint.slot.clone(),
         publication: checkpoint.publication.clone(),
@@ -80,14 +146,16 @@ async fn once(
         xid_reference: checkpoint.xid,
     };
     let streaming = || {
-        streamed.store(true, Ordering::Relaxed);
-        tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, "streaming");
+        tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, postgresql = version, "streaming");
+        figures.set_state(State::Streaming);
+        systemd::ready();
     };
     let connect = async || session::connect(database, "portalhook deliver").await;
+    let delivery = settings::deliver(config, figures);
 
-    let capturing = wal::run(database, &start, sender, confirmed, &positions, streaming, stopping.clone());
+    let capturing = wal::run(database, &start, sender, confirmed, &figures.positions, streaming, stopping.clone());
     let advancing = advance.run(&session, &mut transactions, &confirm, &mut offers, stopping.clone());
-    let delivering = deliver::run(deliver_settings(config), connect, &mut offered, stopping.clone());
+    let delivering = deliver::run(delivery, connect, &mut offered, stopping.clone());
     let told = async {
         let mut stopping = stopping;
         tokio::select! {
@@ -111,45 +179,4 @@ async fn ending(stop: &watch::Sender<bool>, part: impl Future<Output = Result<()
     let result = part.await;
     stop.send_replace(true);
     result
-}
-
-/// A clone of the database, or one restored elsewhere, must not call production's customers.
-async fn check_source(database: &Database, session: &session::Session, checkpoint: &Checkpoint) -> Result<()> {
-    let identity = Replication::connect(database, "portalhook identify").await?.identify_system().await?;
-    let row = session
-        .query_one("SELECT oid::int8 FROM pg_catalog.pg_database WHERE datname = current_database()", &[])
-        .await
-        .map_err(|error| Error::because(Kind::Unavailable, "identify the database", error))?;
-    let oid: i64 = row.get(0);
-    if identity.system_identifier == checkpoint.system_identifier && oid == checkpoint.database_oid {
-        return Ok(());
-    }
-    Err(Error::usage(format!(
-        "{database} is a copy of the database that portalhook was set up in: nothing is delivered from a copy \
-         (run portalhook setup --afresh to make this database a source of its own)"
-    )))
-}
-
-fn advance_settings(config: &Config) -> advance::Settings {
-    let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-    advance::Settings {
-        cache: bytes(config.mirror.cache),
-        max_body: bytes(config.deliver.max_body),
-        fold_cascades: config.mapping.cascades == Cascades::Fold,
-    }
-}
-
-fn deliver_settings(config: &Config) -> deliver::Settings {
-    deliver::Settings {
-        timeout: config.deliver.timeout,
-        retries: deliver::Policy {
-            pauses: config.deliver.retries.clone(),
-            disable_after: config.deliver.disable_after,
-            ..deliver::Policy::default()
-        },
-        allow_networks: config.deliver.allow_networks.clone(),
-        max_in_flight: config.deliver.max_in_flight,
-        max_body: usize::try_from(config.deliver.max_body).unwrap_or(usize::MAX),
-        ..deliver::Settings::default()
-    }
 }

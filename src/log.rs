@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload::{self, Handle};
 
 use crate::config::{Log, LogFormat};
 use crate::error::{Error, Result};
@@ -15,14 +17,45 @@ use crate::error::{Error, Result};
 /// Sets up logging for the rest of the process. `filter` (`PORTALHOOK_LOG`) is in the syntax of `RUST_LOG` and wins over the
 /// level of the configuration.
 pub(crate) fn install(log: &Log, filter: Option<&str>) -> Result<()> {
+    let fixed = filter.is_some();
     let builder =
         tracing_subscriber::fmt().with_env_filter(env_filter(log.level, filter)?).with_writer(std::io::stderr);
     let installed = match log.format {
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Journald => builder.with_ansi(false).event_format(Journald::new()).try_init(),
+        LogFormat::Text => {
+            let builder = builder.with_ansi(std::io::stderr().is_terminal()).with_target(false).with_filter_reloading();
+            keep(fixed, builder.reload_handle());
+            builder.try_init()
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            keep(fixed, builder.reload_handle());
+            builder.try_init()
+        }
+        LogFormat::Journald => {
+            let builder = builder.with_ansi(false).event_format(Journald::new()).with_filter_reloading();
+            keep(fixed, builder.reload_handle());
+            builder.try_init()
+        }
     };
     installed.map_err(|error| Error::failed(format!("set up logging: {error}")))
+}
+
+/// Another level from here on. Without effect where `PORTALHOOK_LOG` says what is logged.
+pub(crate) fn set_level(level: Level) -> Result<()> {
+    FILTER.get().map_or(Ok(()), |set| set(env_filter(level, None)?))
+}
+
+/// Replaces the filter. The logger is one for the process, and its type depends on the format.
+type Set = Box<dyn Fn(EnvFilter) -> Result<()> + Send + Sync>;
+
+static FILTER: OnceLock<Set> = OnceLock::new();
+
+fn keep<S: 'static>(fixed: bool, handle: Handle<EnvFilter, S>) {
+    if !fixed {
+        let gone = |error: reload::Error| Error::failed(format!("set the log's level: {error}"));
+        // Set already: then logging was, too, and `install` fails.
+        drop(FILTER.set(Box::new(move |filter| handle.reload(filter).map_err(gone))));
+    }
 }
 
 /// Our own lines at `level`; from libraries only what is wrong.

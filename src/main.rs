@@ -1,5 +1,6 @@
 //! portalhook: committed changes of a feedback portal's PostgreSQL as signed webhooks, exact at any lag.
 
+mod admin;
 mod advance;
 mod capture;
 mod change;
@@ -11,6 +12,7 @@ mod doctor;
 mod error;
 mod event;
 mod failpoint;
+mod figures;
 mod ledger;
 mod log;
 mod lsn;
@@ -20,6 +22,7 @@ mod pgoutput;
 mod route;
 mod session;
 mod setup;
+mod systemd;
 mod throwaway;
 mod xid;
 
@@ -46,9 +49,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: cli::Cli) -> Result<ExitCode> {
-    let config = config::load(cli.settings.config.as_deref(), std::env::vars(), &cli.settings.flags())?;
+    let config = cli.settings.read()?;
     log::install(&config.log, std::env::var("PORTALHOOK_LOG").ok().as_deref())?;
-    tokio::runtime::Runtime::new().context("start the runtime")?.block_on(cli.command.run(config))
+    tokio::runtime::Runtime::new().context("start the runtime")?.block_on(cli.command.run(config, cli.settings))
 }
 
 #[cfg(test)]

@@ -61,6 +61,19 @@ fn a_password_is_proven_by_scram() {
     assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
     daemon.terminate();
 
+    // As the service gets it, and as psql's users keep it.
+    portal.configure(&portal.database.role_url());
+    std::fs::write(directory.path().join("database_password"), "p%:@/ä word\n").expect("write");
+    let daemon = portal.spawn(&[("CREDENTIALS_DIRECTORY", directory.path().to_str().expect("UTF-8"))]);
+    daemon.wait_for_line("streaming");
+    daemon.terminate();
+    let file = directory.path().join("pgpass");
+    std::fs::write(&file, format!("127.0.0.1:*:*:{role}:p%\\:@/ä word\n")).expect("write");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set the mode");
+    let daemon = portal.spawn(&[("PGPASSFILE", file.to_str().expect("UTF-8"))]);
+    daemon.wait_for_line("streaming");
+    daemon.terminate();
+
     portal.configure(&url("never-send"));
     let mut daemon = portal.spawn(&[]);
     assert_eq!(daemon.wait_for_end().code(), Some(64), "a wrong password is wrong configuration");

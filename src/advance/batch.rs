@@ -8,19 +8,29 @@ use bytes::Bytes;
 use super::Advance;
 use super::group::Group;
 use super::operations::Operation;
+use super::rivals::Rivals;
 use super::states::{States, evaluate_side};
 use super::surroundings::{Seen, Surroundings};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::event::body::{self, Counters, Person};
 use crate::event::diff::{self, Event, Located, What};
 use crate::event::id::event_id;
 use crate::event::shape::Entry;
 use crate::ledger::record::Recorded;
+use crate::mapping::clock::COMMIT_TIME;
 use crate::mapping::plan::Entity;
 use crate::mirror::apply::apply;
 use crate::mirror::net::{Net, Write};
 use crate::mirror::prepared::Prepared;
 use crate::route::Routed;
+
+/// What `now()` means in the mapping's SELECTs until the group ends or another transaction says otherwise.
+async fn tell_time(sql: &Prepared<'_>, net: &Net) -> Result<()> {
+    let time = jiff::Timestamp::from_microsecond(net.commit_micros)
+        .map_err(|error| Error::because(Kind::Failed, "read a commit time", error))?;
+    sql.query("tell the time", "SELECT set_config($1, $2, true)", &[&COMMIT_TIME, &time.to_string()]).await?;
+    Ok(())
+}
 
 /// What one transaction of the batch comes to.
 #[derive(Default)]
@@ -53,6 +63,9 @@ impl Advance {
         group: &mut Group,
     ) -> Result<()> {
         let mut failures = Vec::new();
+        if let Some(net) = nets.first().filter(|_| self.plan.reads_clock()) {
+            tell_time(sql, net).await?;
+        }
         let before = evaluate_side(sql, &self.selects, &nets, |write| write.existed, &mut failures).await?;
         let mut writes: Vec<&mut Write> = nets.iter_mut().flat_map(|net| &mut net.writes).collect();
         apply(sql, &self.plan, &self.mirrors, &mut writes).await?;
@@ -64,7 +77,10 @@ impl Advance {
         surroundings.forget(&mut self.cache);
         self.forget_joined(&nets);
 
-        let mut happened: Vec<Happened> = nets.iter().map(|net| self.compare(net, &states, group)).collect();
+        let rivals = Rivals::find(sql, &self.selects, &nets, &states, &mut failures).await?;
+        let mut happened: Vec<Happened> =
+            nets.iter().enumerate().map(|(number, net)| self.compare(number, net, &states, &rivals, group)).collect();
+        surroundings.add_others(rivals.into_others());
         for (net, happened) in nets.iter().zip(&mut happened) {
             happened.mute(net, operations);
         }
@@ -87,21 +103,22 @@ impl Advance {
             })
             .collect();
         for select in &self.selects {
-            if select.reads().iter().any(|table| altered.contains(table)) {
+            if select.reads_clock() || select.reads().iter().any(|table| altered.contains(table)) {
                 self.cache.drop_all(select.entity());
             }
         }
     }
 
     /// One transaction's rows before and after, entity by entity.
-    fn compare(&self, net: &Net, states: &[States], group: &mut Group) -> Happened {
+    fn compare(&self, number: usize, net: &Net, states: &[States], rivals: &Rivals, group: &mut Group) -> Happened {
         let mut happened = Happened::default();
         for (select, states) in self.selects.iter().zip(states) {
             let writes = || net.writes.iter().filter(|write| Some(write.table) == select.base());
             let located =
                 |write: &Write, entry: Option<Arc<Entry>>| entry.map(|entry| Located { entry, place: write.place });
-            let before = writes().filter_map(|write| located(write, states.before.live(&write.key))).collect();
-            let after = writes().filter_map(|write| located(write, states.after.live(&write.key))).collect();
+            let mut before = writes().filter_map(|write| located(write, states.before.live(&write.key))).collect();
+            let mut after = writes().filter_map(|write| located(write, states.after.live(&write.key))).collect();
+            rivals.join(select.entity(), number, &mut before, &mut after);
             let difference = diff::difference(&select.shape, before, after);
             happened.events.extend(difference.events);
             happened.counts.extend(difference.counts.into_iter().map(|(user, by)| (select.entity(), user, by)));

@@ -10,8 +10,11 @@ use crate::mirror::net::{Key, Net};
 pub(crate) struct Cuts {
     /// Tables that some SELECT joins or looks into.
     looked_into: HashSet<usize>,
-    /// Tables without a key that hold posts, users or portals.
+    /// Tables without a key that hold users or portals: without a key a row has no states that a batch could tell apart,
+    /// so such rows are found by id, before and after.
     keyless: HashSet<usize>,
+    /// A SELECT asks what time it is: every transaction has its own.
+    clock: bool,
 }
 
 impl Cuts {
@@ -19,18 +22,26 @@ impl Cuts {
         let keyless = plan
             .entities
             .iter()
-            .filter(|entity| matches!(entity.entity, Entity::Posts | Entity::Users | Entity::Portals))
+            .filter(|entity| matches!(entity.entity, Entity::Users | Entity::Portals))
             .filter_map(|entity| entity.base)
             .filter(|&base| plan.tables[base].key.is_empty())
             .collect();
-        Self { looked_into: plan.entities.iter().flat_map(|entity| entity.reads.iter().copied()).collect(), keyless }
+        Self {
+            looked_into: plan.entities.iter().flat_map(|entity| entity.reads.iter().copied()).collect(),
+            keyless,
+            clock: plan.reads_clock(),
+        }
     }
 
     /// The transaction has to be a batch of its own.
     fn alone(&self, net: &Net) -> bool {
-        net.writes.iter().filter(|write| write.alters).any(|write| {
-            self.looked_into.contains(&write.table) || (write.existed && self.keyless.contains(&write.table))
-        }) || net.truncated.iter().any(|(table, _)| self.looked_into.contains(table))
+        self.clock
+            || net
+                .writes
+                .iter()
+                .filter(|write| write.alters)
+                .any(|write| self.looked_into.contains(&write.table) || self.keyless.contains(&write.table))
+            || net.truncated.iter().any(|(table, _)| self.looked_into.contains(table) || self.keyless.contains(table))
     }
 
     /// Splits what has arrived into batches, in order.
@@ -39,7 +50,8 @@ impl Cuts {
         let mut written: HashSet<(usize, Key)> = HashSet::new();
         let mut open = false;
         for net in nets {
-            let keys: Vec<(usize, Key)> = net.writes.iter().map(|write| (write.table, write.key.clone())).collect();
+            let keyed = net.writes.iter().filter(|write| !write.key.is_empty());
+            let keys: Vec<(usize, Key)> = keyed.map(|write| (write.table, write.key.clone())).collect();
             let alone = self.alone(&net);
             if !open || alone || keys.iter().any(|key| written.contains(key)) {
                 batches.push(Vec::new());
@@ -71,6 +83,7 @@ mod tests {
                 key: Box::new([Bytes::copy_from_slice(key.as_bytes())]),
                 existed: true,
                 image: None,
+                gone: None,
                 moved_from: None,
                 place: 0,
                 alters: true,
@@ -88,7 +101,7 @@ mod tests {
     }
 
     fn cut(nets: Vec<Net>) -> Vec<Vec<u64>> {
-        let cuts = Cuts { looked_into: HashSet::from([9]), keyless: HashSet::from([8]) };
+        let cuts = Cuts { looked_into: HashSet::from([9]), keyless: HashSet::from([8]), clock: false };
         cuts.batches(nets).into_iter().map(|batch| batch.into_iter().map(|net| net.xid).collect()).collect()
     }
 
@@ -96,6 +109,12 @@ mod tests {
     fn a_second_write_of_a_key_begins_a_batch() {
         let nets = vec![net(1, &[(0, "a")]), net(2, &[(0, "b"), (1, "a")]), net(3, &[(0, "a")]), net(4, &[(0, "b")])];
         assert_eq!(cut(nets), [vec![1, 2], vec![3, 4]]);
+    }
+
+    #[test]
+    fn a_mapping_that_asks_for_the_time_has_batches_of_one_transaction() {
+        let cuts = Cuts { looked_into: HashSet::new(), keyless: HashSet::new(), clock: true };
+        assert_eq!(cuts.batches(vec![net(1, &[(0, "a")]), net(2, &[(0, "b")])]).len(), 2);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod cut;
 mod durable;
 mod group;
 mod operations;
+mod rivals;
 mod states;
 mod surroundings;
 
@@ -93,7 +94,7 @@ impl Advance {
         session.batch_execute(SETTINGS).await.context("prepare the write session")?;
         let checkpoint = Checkpoint::take(session).await?;
         let plan = load_plan(session).await?;
-        let day = partitions::prepare(session).await?;
+        let day = partitions::prepare(session, 2).await?;
         let rows = session
             .query("SELECT endpoint, events, portal, sequence FROM portalhook.routes", &[])
             .await
@@ -178,7 +179,8 @@ impl Advance {
             return Ok((Vec::new(), None));
         }
         if partitions::is_another_day(&self.day) {
-            self.day = partitions::prepare(session).await?;
+            // Retention made it yesterday: this only makes sure, and locks nothing.
+            self.day = partitions::prepare(session, 1).await?;
         }
         let started_at = self.checkpoint.position;
         let sent = sql.sent();

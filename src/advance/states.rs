@@ -1,15 +1,22 @@
 //! The rows that a batch writes, evaluated before and after it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::Result;
 use crate::event::shape::Entry;
 use crate::mapping::plan::Entity;
 use crate::mapping::select::Variant;
-use crate::mirror::evaluate::{Request, RowFailure, Select, Wanted, evaluate};
+use crate::mirror::evaluate::{Answer, Request, RowFailure, Select, Wanted, evaluate};
 use crate::mirror::net::{Key, Net, Write};
 use crate::mirror::prepared::Prepared;
+
+/// A row in one state.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) entry: Arc<Entry>,
+    pub(crate) live: bool,
+}
 
 /// One entity's written rows, on one side of the batch.
 #[derive(Default)]
@@ -17,6 +24,8 @@ pub(crate) struct Rows {
     live: HashMap<Key, Arc<Entry>>,
     /// Rows that exist but are not live; only for what bodies embed.
     dead: HashMap<Key, Arc<Entry>>,
+    /// Rows of a table without a key that the batch takes away.
+    pub(crate) gone: Vec<Arc<Entry>>,
 }
 
 impl Rows {
@@ -25,8 +34,9 @@ impl Rows {
     }
 
     /// The row, whatever its state.
-    pub(crate) fn row(&self, key: &Key) -> Option<Arc<Entry>> {
-        self.live.get(key).or_else(|| self.dead.get(key)).cloned()
+    pub(crate) fn row(&self, key: &Key) -> Option<Row> {
+        let row = |entry: &Arc<Entry>, live| Row { entry: Arc::clone(entry), live };
+        self.live.get(key).map(|entry| row(entry, true)).or_else(|| self.dead.get(key).map(|entry| row(entry, false)))
     }
 }
 
@@ -37,7 +47,8 @@ pub(crate) struct States {
     pub(crate) after: Rows,
 }
 
-/// Evaluates, for every entity, the rows of the batch that were there before (or are there after).
+/// Evaluates, for every entity, the rows of the batch that were there before (or are there after). Of a table without a key
+/// only those that it takes away; the others are found by id.
 pub(crate) async fn evaluate_side(
     sql: &Prepared<'_>,
     selects: &[Select],
@@ -45,58 +56,91 @@ pub(crate) async fn evaluate_side(
     there: fn(&Write) -> bool,
     failures: &mut Vec<RowFailure>,
 ) -> Result<Vec<Rows>> {
-    let keys: Vec<Vec<&Key>> = selects
-        .iter()
-        .map(|select| {
-            nets.iter()
-                .flat_map(|net| &net.writes)
-                .filter(|write| Some(write.table) == select.base() && there(write))
-                .map(|write| &write.key)
-                .collect()
-        })
-        .collect();
+    let wanted: Vec<Wanted<'_>> = selects.iter().map(|select| written(select, nets, there)).collect();
     let mut sides: Vec<Rows> = selects.iter().map(|_| Rows::default()).collect();
-    let live = ask(sql, selects, &keys, Variant::Live, failures).await?;
-    for (side, rows) in sides.iter_mut().zip(live) {
-        side.live = rows;
+    let live = ask(sql, selects, &wanted, Variant::Live, failures).await?;
+    let mut rest = Vec::with_capacity(wanted.len());
+    for (((select, wanted), answer), side) in selects.iter().zip(&wanted).zip(live).zip(&mut sides) {
+        let returned: HashSet<Key> = answer.entries.iter().map(|entry| entry.key.clone()).collect();
+        side.take_live(select, answer.entries);
+        let embedded = matches!(select.entity(), Entity::Posts | Entity::Users | Entity::Portals);
+        rest.push(if embedded && select.has_dead_rows {
+            not_returned(wanted, &returned, &answer.failed)
+        } else {
+            Wanted::Keys(Vec::new())
+        });
     }
-    let dead_keys: Vec<Vec<&Key>> = selects
-        .iter()
-        .zip(&keys)
-        .zip(&sides)
-        .map(|((select, keys), side)| {
-            let embedded = matches!(select.entity(), Entity::Posts | Entity::Users | Entity::Portals);
-            if embedded && select.has_dead_rows {
-                keys.iter().copied().filter(|key| !side.live.contains_key(*key)).collect()
-            } else {
-                Vec::new()
-            }
-        })
-        .collect();
-    let dead = ask(sql, selects, &dead_keys, Variant::Any, failures).await?;
-    for (side, rows) in sides.iter_mut().zip(dead) {
-        side.dead = rows;
+    let dead = ask(sql, selects, &rest, Variant::Any, failures).await?;
+    for ((select, answer), side) in selects.iter().zip(dead).zip(&mut sides) {
+        side.take_dead(select, answer.entries);
     }
     Ok(sides)
 }
 
-/// One round trip for all entities that have keys.
+impl Rows {
+    fn take_live(&mut self, select: &Select, entries: Vec<Entry>) {
+        if select.is_keyless() {
+            self.gone = entries.into_iter().map(Arc::new).collect();
+        } else {
+            self.live = entries.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
+        }
+    }
+
+    fn take_dead(&mut self, select: &Select, entries: Vec<Entry>) {
+        if select.is_keyless() {
+            let live: HashSet<Box<str>> = self.gone.iter().map(|entry| entry.id.clone()).collect();
+            self.gone.extend(entries.into_iter().filter(|entry| !live.contains(&entry.id)).map(Arc::new));
+        } else {
+            self.dead = entries.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
+        }
+    }
+}
+
+/// What an entity's rows in a batch are found by.
+fn written<'n>(select: &Select, nets: &'n [Net], there: fn(&Write) -> bool) -> Wanted<'n> {
+    let writes =
+        nets.iter().flat_map(|net| &net.writes).filter(|write| Some(write.table) == select.base() && there(write));
+    if select.is_keyless() {
+        Wanted::Images(writes.filter_map(|write| write.gone.as_ref()).collect())
+    } else {
+        Wanted::Keys(writes.map(|write| &write.key).collect())
+    }
+}
+
+/// What the SELECT did not return although it could be evaluated: the WHERE keeps it out, or there is no such row.
+fn not_returned<'n>(wanted: &Wanted<'n>, returned: &HashSet<Key>, failed: &[usize]) -> Wanted<'n> {
+    match wanted {
+        Wanted::Keys(keys) => Wanted::Keys(
+            keys.iter()
+                .enumerate()
+                .filter(|(index, key)| !returned.contains(**key) && !failed.contains(index))
+                .map(|(_, key)| *key)
+                .collect(),
+        ),
+        Wanted::Images(rows) => Wanted::Images(
+            rows.iter().enumerate().filter(|(index, _)| !failed.contains(index)).map(|(_, row)| *row).collect(),
+        ),
+        Wanted::Ids(_) | Wanted::All => wanted.clone(),
+    }
+}
+
+/// One round trip for all entities of which something is wanted; an answer for each.
 async fn ask(
     sql: &Prepared<'_>,
     selects: &[Select],
-    keys: &[Vec<&Key>],
+    wanted: &[Wanted<'_>],
     variant: Variant,
     failures: &mut Vec<RowFailure>,
-) -> Result<Vec<HashMap<Key, Arc<Entry>>>> {
-    let asked: Vec<usize> = (0..selects.len()).filter(|&index| !keys[index].is_empty()).collect();
+) -> Result<Vec<Answer>> {
+    let asked: Vec<usize> = (0..selects.len()).filter(|&index| wanted[index].len() > 0).collect();
     let requests: Vec<Request<'_>> = asked
         .iter()
-        .map(|&index| Request { select: &selects[index], variant, wanted: Wanted::Keys(keys[index].clone()) })
+        .map(|&index| Request { select: &selects[index], variant, wanted: wanted[index].clone() })
         .collect();
     let answers = evaluate(sql, &requests, failures).await?;
-    let mut all: Vec<HashMap<Key, Arc<Entry>>> = selects.iter().map(|_| HashMap::new()).collect();
-    for (index, entries) in asked.into_iter().zip(answers) {
-        all[index] = entries.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
+    let mut all: Vec<Answer> = selects.iter().map(|_| Answer::default()).collect();
+    for (index, answer) in asked.into_iter().zip(answers) {
+        all[index] = answer;
     }
     Ok(all)
 }

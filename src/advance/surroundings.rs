@@ -3,28 +3,29 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::states::States;
+use super::states::{Row, States};
 use crate::error::Result;
+use crate::event::diff::rank;
 use crate::event::shape::Entry;
 use crate::mapping::plan::Entity;
 use crate::mapping::select::Variant;
 use crate::mirror::cache::Cache;
-use crate::mirror::evaluate::{Request, RowFailure, Select, Wanted, evaluate};
+use crate::mirror::evaluate::{Request, RowFailure, Select, Wanted, evaluate, key_text};
 use crate::mirror::net::Net;
 use crate::mirror::prepared::Prepared;
 
 /// A row that the batch writes: earlier transactions see it as before, later ones as after.
 struct Version {
     writer: usize,
-    before: Option<Arc<Entry>>,
-    after: Option<Arc<Entry>>,
+    before: Option<Row>,
+    after: Option<Row>,
 }
 
 /// A row as one transaction sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) entry: Arc<Entry>,
-    /// The transaction itself removed it: this is the row as just before.
+    /// The transaction itself removed it, or gave it another id: this is the row as just before.
     pub(crate) removed: bool,
 }
 
@@ -35,6 +36,13 @@ pub(crate) struct Surroundings {
     by_id: HashMap<(Entity, Box<str>), Vec<usize>>,
     /// Rows that the batch does not write; `None`: there is none.
     found: HashMap<(Entity, Box<str>), Option<Arc<Entry>>>,
+    /// Rows that the batch does not write and that share their id with one that it writes, with whether they are live.
+    others: HashMap<(Entity, Box<str>), Vec<(Arc<Entry>, bool)>>,
+    /// Rows of tables without a key that the batch takes away, as before it; where its one transaction leaves no row with
+    /// that id, it removed it. `None`: two such rows differ.
+    gone: HashMap<(Entity, Box<str>), Option<Arc<Entry>>>,
+    /// Entities whose table has no key and is written: any row may be another now.
+    rewritten: HashSet<Entity>,
 }
 
 impl Surroundings {
@@ -44,6 +52,13 @@ impl Surroundings {
         for (select, states) in selects.iter().zip(states) {
             let entity = select.entity();
             if !matches!(entity, Entity::Posts | Entity::Users | Entity::Portals) {
+                continue;
+            }
+            if select.is_keyless() {
+                result.add_gone(entity, &states.before.gone);
+                if nets.iter().flat_map(|net| &net.writes).any(|write| Some(write.table) == select.base()) {
+                    result.rewritten.insert(entity);
+                }
                 continue;
             }
             for (writer, net) in nets.iter().enumerate() {
@@ -60,15 +75,27 @@ impl Surroundings {
     fn add(&mut self, entity: Entity, version: Version) {
         let versions = self.versions.entry(entity).or_default();
         let ids: HashSet<&str> =
-            [&version.before, &version.after].into_iter().flatten().map(|entry| &*entry.id).collect();
+            [&version.before, &version.after].into_iter().flatten().map(|row| &*row.entry.id).collect();
         for id in ids {
             self.by_id.entry((entity, id.into())).or_default().push(versions.len());
         }
         versions.push(version);
     }
 
+    fn add_gone(&mut self, entity: Entity, gone: &[Arc<Entry>]) {
+        for entry in gone {
+            self.gone
+                .entry((entity, entry.id.clone()))
+                .and_modify(|other| *other = other.take().filter(|other| other.json == entry.json))
+                .or_insert_with(|| Some(Arc::clone(entry)));
+        }
+    }
+
     /// Forgets in the cache what the batch wrote.
     pub(crate) fn forget(&self, cache: &mut Cache) {
+        for entity in &self.rewritten {
+            cache.drop_all(*entity);
+        }
         for (entity, id) in self.by_id.keys() {
             cache.drop_id(*entity, id);
         }
@@ -78,11 +105,30 @@ impl Surroundings {
     pub(crate) fn see(&self, entity: Entity, id: &str, transaction: usize) -> Option<Seen> {
         let at = (entity, Box::from(id));
         let Some(versions) = self.by_id.get(&at) else {
-            let entry = self.found.get(&at)?.clone()?;
-            return Some(Seen { entry, removed: false });
+            if let Some(entry) = self.found.get(&at)? {
+                return Some(Seen { entry: Arc::clone(entry), removed: false });
+            }
+            let entry = self.gone.get(&at)?.clone()?;
+            return Some(Seen { entry, removed: true });
         };
         let all = self.versions.get(&entity)?;
-        versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction)).find(|seen| &*seen.entry.id == id)
+        let written = versions.iter().filter_map(|&index| all.get(index)?.seen_by(transaction, id));
+        let others = self.others.get(&at).into_iter().flatten();
+        let others = others.map(|(entry, live)| (Seen { entry: Arc::clone(entry), removed: false }, *live));
+        // A live row before one that is not; and a transaction may give the id of a row that it removes to another (a changed
+        // key, a swap, a row written anew).
+        written
+            .chain(others)
+            .filter(|(seen, _)| &*seen.entry.id == id)
+            .min_by(|(a, a_lives), (b, b_lives)| {
+                (a.removed, !a_lives, rank(&a.entry)).cmp(&(b.removed, !b_lives, rank(&b.entry)))
+            })
+            .map(|(seen, _)| seen)
+    }
+
+    /// Takes rows that share their id with a written one.
+    pub(crate) fn add_others(&mut self, others: HashMap<(Entity, Box<str>), Vec<(Arc<Entry>, bool)>>) {
+        self.others = others;
     }
 
     /// Whether the transaction removed the row with this mapped id.
@@ -155,9 +201,26 @@ impl Surroundings {
             })
             .collect();
         let answers = evaluate(sql, &requests, failures).await?;
+        let doubtful: Vec<Vec<Box<str>>> = asked
+            .iter()
+            .zip(&requests)
+            .zip(&answers)
+            .map(|((_, request), answer)| match &request.wanted {
+                Wanted::Ids(ids) => answer.failed.iter().map(|&failed| Box::from(ids[failed])).collect(),
+                _ => Vec::new(),
+            })
+            .collect();
         drop(requests);
-        for ((index, select), entries) in asked.into_iter().zip(answers) {
+        for (((index, select), answer), mut doubtful) in asked.into_iter().zip(answers).zip(doubtful) {
             let entity = select.entity();
+            let (entries, contested) = one_for_each_id(select, answer.entries, failures);
+            // What cannot be evaluated is null, and not asked for again.
+            doubtful.extend(contested);
+            for id in doubtful {
+                missing[index].1.remove(&id);
+                self.gone.remove(&(entity, id.clone()));
+                self.found.insert((entity, id), None);
+            }
             for entry in entries {
                 let Some(id) = missing[index].1.take(&entry.id) else { continue };
                 let entry = Arc::new(entry);
@@ -169,17 +232,48 @@ impl Surroundings {
     }
 }
 
+/// Of rows that share an id, the one with the least key, and a failure for each other one. Without a key nothing says which
+/// of them is meant: then none is, unless they are alike.
+fn one_for_each_id(
+    select: &Select,
+    mut entries: Vec<Entry>,
+    failures: &mut Vec<RowFailure>,
+) -> (Vec<Entry>, HashSet<Box<str>>) {
+    entries.sort_by(|a, b| (&a.id, rank(a)).cmp(&(&b.id, rank(b))));
+    let mut result: Vec<Entry> = Vec::with_capacity(entries.len());
+    let mut contested: HashSet<Box<str>> = HashSet::new();
+    for entry in entries {
+        match result.last() {
+            Some(first) if first.id == entry.id && (first.json != entry.json || !select.is_keyless()) => {
+                let key = if select.is_keyless() { entry.id.to_string() } else { key_text(&entry.key) };
+                failures.push(select.failure(key, "21000", format!("another row has the id {}", entry.id)));
+                if select.is_keyless() {
+                    contested.insert(entry.id);
+                }
+            }
+            Some(first) if first.id == entry.id => {}
+            _ => result.push(entry),
+        }
+    }
+    result.retain(|entry| !contested.contains(&entry.id));
+    (result, contested)
+}
+
 impl Version {
-    fn seen_by(&self, transaction: usize) -> Option<Seen> {
-        let (entry, removed) = match transaction.cmp(&self.writer) {
-            std::cmp::Ordering::Less => (self.before.as_ref()?, false),
-            std::cmp::Ordering::Greater => (self.after.as_ref()?, false),
-            std::cmp::Ordering::Equal => match &self.after {
+    /// The row as a transaction sees it, and whether it is live, if it has this mapped id there.
+    fn seen_by(&self, transaction: usize, id: &str) -> Option<(Seen, bool)> {
+        let is_it = |row: &&Row| &*row.entry.id == id;
+        let (before, after) = (self.before.as_ref().filter(is_it), self.after.as_ref().filter(is_it));
+        let (row, removed) = match transaction.cmp(&self.writer) {
+            std::cmp::Ordering::Less => (before?, false),
+            std::cmp::Ordering::Greater => (after?, false),
+            std::cmp::Ordering::Equal => match after {
                 Some(after) => (after, false),
-                None => (self.before.as_ref()?, true),
+                // The row is gone, or has another id now.
+                None => (before?, true),
             },
         };
-        Some(Seen { entry: Arc::clone(entry), removed })
+        Some((Seen { entry: Arc::clone(&row.entry), removed }, row.live))
     }
 }
 
@@ -187,8 +281,9 @@ impl Version {
 mod tests {
     use super::*;
 
-    fn entry(id: &str, name: &str) -> Arc<Entry> {
-        Arc::new(Entry { key: Box::new([]), id: id.into(), references: Box::new([]), json: Box::new([name.into()]) })
+    fn entry(id: &str, name: &str) -> Row {
+        let entry = Entry { key: Box::new([]), id: id.into(), references: Box::new([]), json: Box::new([name.into()]) };
+        Row { entry: Arc::new(entry), live: true }
     }
 
     fn name(surroundings: &Surroundings, id: &str, transaction: usize) -> Option<(String, bool)> {
@@ -221,5 +316,29 @@ mod tests {
                 Some(("heir".into(), false))
             ]
         );
+    }
+
+    #[test]
+    fn a_live_row_is_seen_before_one_that_is_not_and_has_the_same_id() {
+        let mut surroundings = Surroundings::default();
+        let closed = Row { live: false, ..entry("7", "closed") };
+        surroundings.add(Entity::Users, Version { writer: 1, before: Some(entry("7", "open")), after: Some(closed) });
+        let other = entry("7", "other").entry;
+        surroundings.add_others(HashMap::from([((Entity::Users, "7".into()), vec![(other, true)])]));
+        let seen: Vec<_> = (1..3).map(|transaction| name(&surroundings, "7", transaction)).collect();
+        assert_eq!(seen, [Some(("other".into(), false)), Some(("other".into(), false))]);
+    }
+
+    #[test]
+    fn an_id_that_moves_to_another_row_in_one_transaction_is_seen_there() {
+        let mut surroundings = Surroundings::default();
+        surroundings
+            .add(Entity::Users, Version { writer: 1, before: Some(entry("7", "old")), after: Some(entry("8", "old")) });
+        surroundings.add(
+            Entity::Users,
+            Version { writer: 1, before: Some(entry("9", "other")), after: Some(entry("7", "heir")) },
+        );
+        let seen = ["7", "8", "9"].map(|id| name(&surroundings, id, 1));
+        assert_eq!(seen, [Some(("heir".into(), false)), Some(("old".into(), false)), Some(("other".into(), true))]);
     }
 }

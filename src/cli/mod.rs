@@ -7,6 +7,7 @@ mod listen;
 mod redeliver;
 mod replay;
 mod setup;
+mod signals;
 mod status;
 mod table;
 mod test;
@@ -16,12 +17,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
-use crate::config::Config;
+use self::signals::shutdown;
+use crate::config::{self, Config};
 use crate::daemon;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Turns committed changes of a feedback portal's PostgreSQL into signed webhooks.
 ///
@@ -58,6 +58,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The configuration as it is now: file, variables, flags.
+    pub(crate) fn read(&self) -> Result<Config> {
+        config::load(self.config.as_deref(), std::env::vars(), &self.flags())
+    }
+
     /// The settings given as flags.
     pub(crate) fn flags(&self) -> Vec<(String, String)> {
         let mut flags = self.set.clone();
@@ -92,13 +97,14 @@ pub(crate) enum Command {
 
 impl Command {
     /// Runs the command; the exit code is for what is no error.
-    pub(crate) async fn run(self, config: Config) -> Result<ExitCode> {
+    /// `settings` is where `config` came from.
+    pub(crate) async fn run(self, config: Config, settings: Settings) -> Result<ExitCode> {
         match self {
             Self::Setup(setup) => {
                 let url = config.database.url()?.expose().to_owned();
                 setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await?;
             }
-            Self::Run => daemon::run(&config, shutdown()?).await?,
+            Self::Run => Box::pin(daemon::run(config, control(settings)?)).await?,
             Self::Check(options) => return check::run(options, &config).await,
             Self::Status(options) => status::run(&options, &config).await?,
             Self::Test(options) => return test::run(options, &config).await,
@@ -109,6 +115,12 @@ impl Command {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The daemon's way out, and its way to another configuration.
+fn control(settings: Settings) -> Result<daemon::Control> {
+    let signals::Service { shutdown, reload } = signals::service()?;
+    Ok(daemon::Control { shutdown, reload, read: Box::new(move || settings.read()) })
 }
 
 /// How a command line ended before a command began: what to print, and the exit code.
@@ -151,26 +163,6 @@ fn one_line(message: &str) -> String {
         text.push_str(line);
     }
     text
-}
-
-/// Turns true when the process is asked to end: SIGTERM, Ctrl-C, or the terminal is gone. The signals are caught from this
-/// call on, so that none that comes before anybody looks is lost.
-fn shutdown() -> Result<watch::Receiver<bool>> {
-    let listen = |kind| signal(kind).map_err(|error| Error::failed(format!("catch signals: {error}")));
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let (stop, stopping) = watch::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-        }
-        tracing::info!("stopping");
-        stop.send_replace(true);
-    });
-    Ok(stopping)
 }
 
 #[cfg(test)]

@@ -143,3 +143,55 @@ fn matches_glob(pattern: &str, text: &str) -> bool {
     }
     last.is_empty() || rest.is_empty()
 }
+
+/// The file that operators get.
+const EXAMPLE: &str = include_str!("../../systemd/portalhook.toml");
+
+/// Its settings, taken out of their comments: prose begins with `# `, a setting with `#name = `.
+fn uncommented() -> String {
+    let line = |line: &'static str| match line.strip_prefix('#') {
+        Some(setting) if setting.starts_with(|first: char| first.is_ascii_lowercase()) => setting,
+        _ => line,
+    };
+    EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_names_every_setting_and_nothing_else() {
+    let mut section = "";
+    let mut named = Vec::new();
+    let text = uncommented();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+            section = name;
+        } else if let Some((name, _)) = line.split_once(" = ") {
+            named.push(format!("{section}.{name}"));
+        } else {
+            assert!(line.is_empty(), "{line}");
+        }
+    }
+    assert_eq!(named, keys::KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_setting_of_the_example_is_explained() {
+    let lines: Vec<&str> = EXAMPLE.lines().collect();
+    for (number, line) in lines.iter().enumerate() {
+        if line.starts_with('#') && !line.starts_with("# ") && *line != "#" {
+            assert!(number > 0 && lines[number - 1].starts_with("# "), "{line}");
+        }
+        assert!(line.len() <= 125, "{line}");
+    }
+}
+
+#[test]
+fn the_example_changes_nothing_as_it_is_and_holds_the_defaults() {
+    let defaults = format!("{:?}", with("", &[], &[]).expect("valid"));
+    assert_eq!(format!("{:?}", with(EXAMPLE, &[], &[]).expect("valid")), defaults);
+    let mut all = with(&uncommented(), &[], &[]).expect("valid");
+    // These two have no default that could be written down.
+    assert_eq!(all.database.url().expect("set").expose(), "postgres://portalhook@localhost/portal");
+    assert_eq!(all.capture.slot.as_deref(), Some("portalhook_16384"));
+    (all.database.url, all.capture.slot) = (None, None);
+    assert_eq!(format!("{all:?}"), defaults);
+}

@@ -14,7 +14,6 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
-use super::Settings;
 use super::endpoint::Endpoint;
 use super::flight::Flights;
 use super::lanes::MOST_RESTING;
@@ -22,6 +21,7 @@ use super::network;
 use super::outlet::{Body, Outlet};
 use super::secrets::Secrets;
 use super::send::Sender;
+use super::{Load, Settings};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ledger::backlog::{Backlog, Cursor, Ledger, Pending, Standing, Window};
 use crate::ledger::feed::{FeedReceiver, News, Offer};
@@ -35,6 +35,8 @@ const FLUSH_AT: usize = 500;
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// A cursor that has nothing to record follows the stream in steps of this many positions.
 const IDLE_STEP: i64 = 10_000;
+/// What waits is counted for others to look at so soon after it changed.
+const COUNT_AFTER: Duration = Duration::from_secs(1);
 /// Deliveries that one look at the ledger finds due, of each endpoint.
 const DUE_AT_ONCE: usize = 1000;
 
@@ -66,7 +68,7 @@ where
 
 /// An answer of the ledger.
 enum Answer {
-    Reloaded(Vec<Endpoint>, Vec<Pending>),
+    Reloaded(Vec<Endpoint>, Vec<Pending>, Vec<(i64, i64)>),
     Opened(Arc<Endpoint>, Standing, Vec<Pending>),
     Backlog(i64, Window, Backlog),
     Bodies(i64, Vec<(i64, Option<bytes::Bytes>)>),
@@ -100,6 +102,8 @@ struct Dispatcher {
     /// When to look at which outlet again.
     wakes: BTreeSet<(Instant, i64)>,
     draining: Option<Instant>,
+    /// When to count what waits; `None`: nothing has changed.
+    count_at: Option<Instant>,
 }
 
 impl Dispatcher {
@@ -131,6 +135,7 @@ impl Dispatcher {
             reloading: false,
             wakes: BTreeSet::new(),
             draining: None,
+            count_at: None,
         }
     }
 
@@ -175,11 +180,27 @@ impl Dispatcher {
         let wake = self.wakes.first().map(|(at, _)| *at).filter(|_| self.draining.is_none());
         let deadline = self.draining.filter(|_| !self.flights.is_empty());
         let latest = Instant::now() + RELOAD_EVERY;
-        [reload, flush, wake, deadline].into_iter().flatten().fold(latest, Instant::min)
+        [reload, flush, wake, deadline, self.count_at].into_iter().flatten().fold(latest, Instant::min)
+    }
+
+    /// Tells others what waits here.
+    fn count(&mut self) {
+        self.count_at = None;
+        let mut load = Load::default();
+        for outlet in self.outlets.values() {
+            load.endpoints += 1;
+            load.failing += usize::from(outlet.failing_since.is_some());
+            load.queued += outlet.lane.len();
+            load.in_flight += outlet.lane.in_flight();
+        }
+        self.settings.tally.set_load(load);
     }
 
     /// Whatever is due by now.
     fn on_time(&mut self, now: Instant) {
+        if self.count_at.is_some_and(|at| at <= now) {
+            self.count();
+        }
         if let Some(deadline) = self.draining {
             if now >= deadline {
                 self.flights.abort();
@@ -210,8 +231,9 @@ impl Dispatcher {
 
     fn answered(&mut self, answer: Answer) {
         let now = Instant::now();
+        self.count_at.get_or_insert(now + COUNT_AFTER);
         match answer {
-            Answer::Reloaded(endpoints, due) => self.reloaded(endpoints, &due, now),
+            Answer::Reloaded(endpoints, due, cursors) => self.reloaded(endpoints, &due, &cursors, now),
             Answer::Opened(endpoint, standing, pending) => {
                 let id = endpoint.id;
                 self.opening.remove(&id);
@@ -219,6 +241,7 @@ impl Dispatcher {
                 outlet.more_due = pending.len() >= MOST_RESTING;
                 pending.iter().for_each(|row| outlet.pending(row, now));
                 self.outlets.insert(id, outlet);
+                self.count_at = Some(now);
                 self.pump(id, now);
             }
             Answer::Backlog(endpoint, window, backlog) => {
@@ -240,6 +263,7 @@ impl Dispatcher {
 
     fn heard(&mut self, news: News) {
         let now = Instant::now();
+        self.count_at.get_or_insert(now + COUNT_AFTER);
         match news {
             News::Through(position) => {
                 self.committed = self.committed.max(position);

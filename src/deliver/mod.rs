@@ -4,6 +4,7 @@ mod breaker;
 mod dispatcher;
 mod endpoint;
 mod flight;
+mod health;
 mod lanes;
 mod network;
 mod outcome;
@@ -12,15 +13,18 @@ mod retry;
 mod secrets;
 mod send;
 pub(crate) mod sign;
+mod tally;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 pub(crate) use dispatcher::run;
 pub(crate) use retry::Policy;
+pub(crate) use tally::{Load, Tally};
 
 /// The settings below `deliver.`, valid.
 #[derive(Clone, Debug)]
@@ -36,7 +40,12 @@ pub(crate) struct Settings {
     pub(crate) max_body: usize,
     /// How long a shutdown waits for attempts in flight.
     pub(crate) drain: Duration,
+    /// Where it counts what it does; it outlives a run.
+    pub(crate) tally: Arc<Tally>,
 }
+
+/// How long a shutdown waits for attempts in flight, unless set otherwise.
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -46,7 +55,8 @@ impl Default for Settings {
             allow_networks: Vec::new(),
             max_in_flight: 16,
             max_body: 1_000_000,
-            drain: Duration::from_secs(10),
+            drain: DRAIN,
+            tally: Arc::default(),
         }
     }
 }

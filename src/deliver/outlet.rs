@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::endpoint::Endpoint;
+use super::health::Health;
 use super::lanes::{Lane, MOST_RESTING, Place};
 use crate::ledger::backlog::{Backlog, Cursor, Pending, Standing, Window};
 use crate::ledger::feed::{Committed, Offer};
@@ -67,6 +68,7 @@ pub(crate) struct Outlet {
     /// Deliveries in a row that used up their attempts.
     pub(crate) exhausted: u32,
     pub(crate) failing_since: Option<Instant>,
+    pub(crate) health: Health,
     /// The ledger has more deliveries that are due than it gave.
     pub(crate) more_due: bool,
     /// When the dispatcher looks at this outlet again by itself.
@@ -90,6 +92,7 @@ impl Outlet {
             recording: 0,
             exhausted: standing.exhausted,
             failing_since: standing.failing_for.and_then(|time| now.checked_sub(time)),
+            health: Health::default(),
             more_due: false,
             wake: None,
         }
@@ -228,6 +231,11 @@ impl Outlet {
     /// The outcome of a position is about to be recorded.
     pub(crate) fn recorded(&mut self, position: i64) {
         self.unrecorded.remove(&position);
+    }
+
+    /// Somebody else has moved the cursor further than we have: what lies before it was given up (retention).
+    pub(crate) fn is_overtaken(&self, cursor: i64) -> bool {
+        cursor > self.cursor.position
     }
 
     /// The cursor that the outcomes so far allow, if it is further than the ledger's by at least `step` positions.

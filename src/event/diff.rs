@@ -71,8 +71,18 @@ fn owner(entity: Entity) -> Option<usize> {
     }
 }
 
+/// The order among rows that share an id, of which the first counts: by key, shorter texts first, as numbers are.
+pub(crate) fn rank(entry: &Entry) -> impl Ord + '_ {
+    entry.key.iter().map(|part| (part.len(), part)).collect::<Vec<_>>()
+}
+
 /// Compares the live rows of one transaction's written keys before and after, by their mapped id.
-pub(crate) fn difference(shape: &Shape, before: Vec<Located>, after: Vec<Located>) -> Difference {
+///
+/// Of rows that share an id the first by `rank` counts, so that what counts follows from the state alone.
+pub(crate) fn difference(shape: &Shape, mut before: Vec<Located>, mut after: Vec<Located>) -> Difference {
+    for side in [&mut before, &mut after] {
+        side.sort_by(|a, b| rank(&a.entry).cmp(&rank(&b.entry)));
+    }
     let mut result = Difference::default();
     let mut states: BTreeMap<Box<str>, (Option<Located>, Option<Located>)> = BTreeMap::new();
     for located in before {
@@ -161,6 +171,9 @@ mod tests {
             outputs: names.iter().map(|name| Output { name: (*name).into(), kind: ValueKind::Text }).collect(),
             reads: Vec::new(),
             id_column: None,
+            id_is_unique: true,
+            id_function: None,
+            reads_clock: false,
             live: Template { head: String::new(), tail: String::new() },
             any: Template { head: String::new(), tail: String::new() },
         })

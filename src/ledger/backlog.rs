@@ -156,6 +156,14 @@ impl Ledger {
         read().context("read a cursor")
     }
 
+    /// How far these endpoints' cursors are, as pairs of endpoint and position.
+    pub(crate) async fn cursors(&self, endpoints: &[i64]) -> Result<Vec<(i64, i64)>> {
+        let sql = "SELECT endpoint, position FROM portalhook.cursors WHERE endpoint = ANY ($1)";
+        let rows = self.client.query(sql, &[&endpoints]).await.context("read cursors")?;
+        let read = |row: &Row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?));
+        rows.iter().map(read).collect::<Result<_, _>>().context("read cursors")
+    }
+
     /// The endpoint's events in a window of positions, in order, each with the endpoint's own route alone.
     pub(crate) async fn backlog(&self, endpoint: i64, window: Window) -> Result<Backlog> {
         let limit = i64::try_from(window.events).unwrap_or(i64::MAX);

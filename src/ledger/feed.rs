@@ -98,6 +98,11 @@ impl FeedReceiver {
         *self.committed.borrow()
     }
 
+    /// The last committed position, for others to follow.
+    pub(crate) fn follow(&self) -> watch::Receiver<i64> {
+        self.committed.clone()
+    }
+
     /// The next news; waits for ever once the writer is gone. Safe to cancel.
     pub(crate) async fn next(&mut self) -> News {
         tokio::select! { biased;

@@ -78,6 +78,7 @@ const SUCCESSES: &str = "
          AS s(endpoint, position, at, status, ms)
     GROUP BY endpoint";
 
+// A row of a day that retention has dropped meanwhile has no place any more; what was pending then is an expired range.
 // A transition needs the state that the attempt started from: what an operator cancelled meanwhile stays cancelled.
 const DELIVERIES: &str = "
     INSERT INTO portalhook.deliveries AS d
@@ -89,6 +90,7 @@ const DELIVERIES: &str = "
                 $9::timestamptz[], $10::int[], $11::text[], $12::text[], $13::int[], $14::text[])
          AS o(endpoint, position, day, sequence, event_id, status, attempts, due_ms, at, http_status, error_class, error,
               duration_ms, response)
+    WHERE to_regclass('portalhook_ledger.deliveries_' || replace(day, '-', '')) IS NOT NULL
     ON CONFLICT (endpoint, position, recorded_on) DO UPDATE SET
         status = excluded.status, attempts = excluded.attempts, due_at = excluded.due_at,
         first_attempt_at = coalesce(d.first_attempt_at, excluded.first_attempt_at),

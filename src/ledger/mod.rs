@@ -7,4 +7,5 @@ pub(crate) mod checkpoint;
 pub(crate) mod feed;
 pub(crate) mod finish;
 pub(crate) mod partitions;
+pub(crate) mod prune;
 pub(crate) mod record;

@@ -4,13 +4,15 @@ use tokio_postgres::Client;
 
 use crate::error::{Context as _, Result};
 
-/// Makes the partitions of today and tomorrow (UTC) where they are missing; returns today, `2026-11-24`.
-pub(crate) async fn prepare(client: &Client) -> Result<String> {
+/// A new partition locks its table against everybody for a moment. One of us makes them at a time: two would collide.
+const PREPARE: &str = "
+    SELECT portalhook.prepare_partitions($1::text::date, $2) FROM pg_advisory_xact_lock('portalhook.events'::regclass::oid::bigint)";
+
+/// Makes the partitions of today (UTC) and of the days after it, `days` in all, where they are missing; returns today,
+/// `2026-11-24`.
+pub(crate) async fn prepare(client: &Client, days: i32) -> Result<String> {
     let day = today();
-    client
-        .execute("SELECT portalhook.prepare_partitions($1::text::date, 2)", &[&day])
-        .await
-        .context("prepare the ledger's partitions")?;
+    client.execute(PREPARE, &[&day, &days]).await.context("prepare the ledger's partitions")?;
     Ok(day)
 }
 

@@ -83,6 +83,7 @@ pub(crate) async fn routes(sql: &Prepared<'_>, routes: &Routes, position: i64) -
 
 /// Rows that the mapping could not evaluate.
 pub(crate) async fn failures(sql: &Prepared<'_>, plan: &Plan, failures: &[(Lsn, RowFailure)]) -> Result<()> {
+    say(failures);
     for (lsn, failure) in failures {
         let table = plan
             .entity(failure.entity)
@@ -90,14 +91,6 @@ pub(crate) async fn failures(sql: &Prepared<'_>, plan: &Plan, failures: &[(Lsn, 
             .and_then(|base| plan.tables.get(base))
             .map(|table| format!("{}.{}", table.schema, table.name))
             .unwrap_or_default();
-        tracing::warn!(
-            table,
-            key = failure.key,
-            "the mapping of {} cannot evaluate a row ({}): {}",
-            failure.entity.name(),
-            failure.sqlstate,
-            failure.message
-        );
         sql.execute(
             "record a row that cannot be evaluated",
             FAILURES,
@@ -106,4 +99,17 @@ pub(crate) async fn failures(sql: &Prepared<'_>, plan: &Plan, failures: &[(Lsn, 
         .await?;
     }
     Ok(())
+}
+
+/// One line for all of them. The server's messages quote values of the rows: they stand in the ledger, not in the log.
+fn say(failures: &[(Lsn, RowFailure)]) {
+    let [(_, first), rest @ ..] = failures else { return };
+    let others = if rest.is_empty() { String::new() } else { format!(", and {} others", rest.len()) };
+    tracing::warn!(
+        "the mapping cannot evaluate a row of {} (key {}, SQLSTATE {}){others}: it counts as not live; \
+         SELECT * FROM portalhook.failures says why",
+        first.entity.name(),
+        first.key,
+        first.sqlstate
+    );
 }

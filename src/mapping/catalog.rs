@@ -29,8 +29,11 @@ pub(super) struct Relation {
     pub(super) inherited: bool,
     /// Live columns in the source's order.
     pub(super) columns: Vec<Attribute>,
-    /// Attribute numbers of the primary key, or of the index that is the replica identity.
+    /// Attribute numbers of the primary key, or of the index that is the replica identity. A deferrable primary key
+    /// identifies no row in the stream, so it is none.
     pub(super) key: Vec<i16>,
+    /// Attribute numbers of columns that are unique alone.
+    pub(super) unique: Vec<i16>,
     /// A view's canonical text.
     pub(super) definition: Option<String>,
 }
@@ -144,8 +147,11 @@ const RELATION: &str = "\
 SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relhassubclass,
        CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid, false) END,
        coalesce((SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_index i
-                  WHERE i.indrelid = c.oid AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
-                  LIMIT 1), '{}')
+                  WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)
+                  LIMIT 1), '{}'),
+       coalesce((SELECT array_agg(i.indkey[0]) FROM pg_index i
+                  WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique AND i.indnkeyatts = 1 AND i.indpred IS NULL
+                    AND i.indkey[0] > 0), '{}')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
 
 // A reg… type prints names that need not exist any more when the mirror reads them: kept as text like a foreign type.
@@ -174,6 +180,7 @@ async fn relation(client: &Client, oid: u32) -> Result<Relation> {
         inherited: row.get(4),
         definition: row.get(5),
         key: row.get(6),
+        unique: row.get(7),
         columns: attributes
             .iter()
             .map(|row| Attribute {

@@ -134,7 +134,7 @@ pub(super) fn syntax(facts: &Facts, parsed: &Parsed, volatile: &[String]) -> Res
 
 /// Events need a row to hang on, and a way to find it again.
 pub(super) fn base(entity: Entity, uses: &Uses, tables: &[Table]) -> Result<()> {
-    let needs_key = matches!(entity, Entity::Posts | Entity::Votes | Entity::Comments);
+    let needs_key = !matches!(entity, Entity::Users | Entity::Portals);
     let Some(oid) = uses.base else {
         if entity == Entity::Portals {
             return Ok(());
@@ -144,9 +144,9 @@ pub(super) fn base(entity: Entity, uses: &Uses, tables: &[Table]) -> Result<()> 
     let table = tables.iter().find(|table| table.oid == oid);
     if let Some(table) = table.filter(|table| needs_key && table.key.is_empty()) {
         return Err(Error::usage(format!(
-            "its base table {}.{} has no primary key (nor an index as replica identity), \
-             which this version needs; tables without a key are not supported yet",
-            table.schema, table.name
+            "its base table {0} has no primary key (only users, portals and joined tables may be without): \
+             ALTER TABLE {0} ADD PRIMARY KEY (…), or ALTER TABLE {0} REPLICA IDENTITY USING INDEX … with a unique index",
+            format_args!("{}.{}", table.schema, table.name)
         )));
     }
     Ok(())

@@ -52,4 +52,26 @@ impl Table {
         // Room on each page, so that an update of what is not indexed stays on it (HOT).
         format!("CREATE TABLE {} ({}) WITH (fillfactor = 90)", self.mirror_in(schema), parts.join(", "))
     }
+    /// Where there is no key, the column by which a row's candidates are found: one whose equal values print alike.
+    pub(crate) fn probe(&self) -> Option<usize> {
+        if !self.key.is_empty() {
+            return None;
+        }
+        let usable = |types: &[&str]| {
+            let found = self.columns.iter().enumerate().filter(|(_, column)| {
+                column.is_stored()
+                    && column.mirror_type == column.source_type
+                    && column.collation.is_none()
+                    && types.contains(&column.mirror_type.split('(').next().unwrap_or_default())
+            });
+            found.min_by_key(|(_, column)| column.name != "id").map(|(index, _)| index)
+        };
+        usable(&["smallint", "integer", "bigint", "uuid"]).or_else(|| usable(&["text", "character varying"]))
+    }
+
+    /// The index for `probe`; by hash, because a text may be too long for any other.
+    pub(crate) fn probe_index_sql(&self) -> Option<String> {
+        let column = quote(&self.columns[self.probe()?].name);
+        Some(format!("CREATE INDEX ON {} USING hash ({column})", self.mirror_name()))
+    }
 }

@@ -2,9 +2,11 @@
 
 mod catalog;
 mod check;
+pub(crate) mod clock;
 mod columns;
 mod edits;
 pub(crate) mod file;
+mod ids;
 pub(crate) mod layout;
 mod path;
 pub(crate) mod plan;

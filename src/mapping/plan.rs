@@ -46,6 +46,11 @@ impl Plan {
     pub(crate) fn entity(&self, entity: Entity) -> Option<&EntityPlan> {
         self.entities.iter().find(|plan| plan.entity == entity)
     }
+
+    /// Some SELECT asks what time it is: then each transaction is evaluated at its own time.
+    pub(crate) fn reads_clock(&self) -> bool {
+        self.entities.iter().any(|plan| plan.reads_clock)
+    }
 }
 
 /// A table of the application that the mapping reads, and its mirror.
@@ -148,10 +153,28 @@ pub(crate) struct EntityPlan {
     pub(crate) reads: Vec<usize>,
     /// The `id` is this column of the base table, unchanged (index into its `columns`): a lookup by id can use it directly.
     pub(crate) id_column: Option<usize>,
+    /// No two rows of the base can have the same id.
+    #[serde(default)]
+    pub(crate) id_is_unique: bool,
+    /// Finds rows by a computed id, by an index.
+    #[serde(default)]
+    pub(crate) id_function: Option<IdFunction>,
+    /// The SELECT asks what time it is, which means the commit time (`clock::COMMIT_TIME`).
+    #[serde(default)]
+    pub(crate) reads_clock: bool,
     /// With the WHERE in place: what it returns is live.
     pub(crate) live: Template,
     /// Without the WHERE: the row, whatever its state. Equal to `live` where the SELECT has no WHERE.
     pub(crate) any: Template,
+}
+
+/// A function of ours that computes an entity's id as text from columns of the mirror.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IdFunction {
+    /// Its arguments, as indexes into the base's columns.
+    pub(crate) columns: Vec<usize>,
+    /// Its body, in SQL.
+    pub(crate) body: String,
 }
 
 /// A SELECT over the mirror with a hole where the base table stood:

@@ -9,7 +9,7 @@ use super::plan::{Entity, EntityPlan, Output, Plan, Table};
 use super::rewrite::{self, Rewriter};
 use super::select::Variant;
 use super::uses::{self, Parsed, Uses};
-use super::{check, prove, syntax};
+use super::{check, ids, prove, syntax};
 use crate::error::{Context, Error, Result};
 
 /// Checks the mapping and rewrites it. `client` is the owner's, outside of a transaction, with our pinned settings; a
@@ -150,6 +150,12 @@ impl<'a> Reader<'a> {
         let calls = check::builtin_calls(&parsed.statement);
         check::syntax(facts, &parsed, &catalog::volatile_builtins(self.client, &calls).await?)?;
         let uses = uses::uses(facts, &parsed)?;
+        if uses.clock {
+            warnings.push(format!(
+                "{title} asks what time it is, which means the commit time: transactions are evaluated one at a time, \
+                 and what only time changes makes no event"
+            ));
+        }
         check::names(&outputs)?;
         if select.complete {
             check::columns(select.entity, &outputs)?;
@@ -180,6 +186,13 @@ impl<'a> Reader<'a> {
                 Err(_) => {}
             }
         }
+        let (id_is_unique, id_function) = match base {
+            Some(base) => {
+                let unique = rewrite::unique_columns(facts, &tables[base]);
+                ids::settle(select.entity, parsed, &tables[base], id_column, &unique)
+            }
+            None => (true, None),
+        };
         let proof = Rewriter { facts, tables, schema: &self.schema };
         for variant in [Variant::Live, Variant::Any] {
             let template = proof.template(parsed, variant)?;
@@ -199,6 +212,9 @@ impl<'a> Reader<'a> {
             outputs: kinds,
             reads: uses.reads.iter().copied().filter_map(place).collect(),
             id_column,
+            id_is_unique,
+            id_function,
+            reads_clock: uses.clock,
             live: rewriter.template(parsed, Variant::Live)?,
             any: rewriter.template(parsed, Variant::Any)?,
         })

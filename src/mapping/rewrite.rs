@@ -1,6 +1,7 @@
 //! The canonical text of a SELECT, cut and spliced so that it reads mirrors: pure text and catalog facts.
 
 use super::catalog::{Facts, Relation};
+use super::clock;
 use super::edits::Edits;
 use super::layout::quote;
 use super::path::{Level, Origin};
@@ -35,6 +36,7 @@ impl Rewriter<'_> {
         let statement = &parsed.statement;
         let base = parsed.base();
         let mut edits = Edits::default();
+        clock::replace(statement, &mut edits);
         for reference in &parsed.references {
             if base.is_some_and(|base| base.location == reference.location) {
                 continue;
@@ -183,6 +185,13 @@ pub(super) fn id_column(facts: &Facts, parsed: &Parsed, tables: &[Table]) -> Res
     };
     let column = table.columns.iter().position(|column| column.name == *name && column.is_stored());
     Ok(column.filter(|_| origin.unchanged))
+}
+
+/// Columns of the base, as indexes into the mirror's, that are unique in the source.
+pub(super) fn unique_columns(facts: &Facts, table: &Table) -> Vec<usize> {
+    let Some(relation) = facts.relations.get(&table.oid) else { return Vec::new() };
+    let names = relation.columns.iter().filter(|column| relation.unique.contains(&column.number)).map(|one| &one.name);
+    names.filter_map(|name| table.columns.iter().position(|column| column.name == *name)).collect()
 }
 
 /// Follows an output through subqueries and views to the columns of the base table.

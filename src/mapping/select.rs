@@ -20,6 +20,9 @@ pub(crate) enum Restriction<'a> {
     Keys,
     /// Rows by mapped id: `$1` is an array as `IdLookup` says.
     Ids,
+    /// The rows whose output texts are given, whether the mirror has them or not: one `text[]` parameter for each stored
+    /// column; equal ones count once.
+    Images,
     /// The rows of this relation (a CTE with the mirror's columns) instead of the mirror's.
     Rows(&'a str),
 }
@@ -33,6 +36,8 @@ pub(crate) enum IdLookup {
     Uuid,
     /// `text[]`, compared with the column.
     Text,
+    /// `text[]`, compared with what a function of ours computes, by an index.
+    Function,
     /// `text[]`, compared with the computed id of every row.
     Computed,
 }
@@ -59,7 +64,38 @@ impl Plan {
             Restriction::Ids if !by_column => " WHERE format('%s', \"portalhook row\".id) = ANY ($1::text[])",
             _ => "",
         };
-        format!("SELECT (\"portalhook row\".*)::text FROM ({query}) AS \"portalhook row\"{filter}")
+        let with = match (restriction, base) {
+            (Restriction::Images, Some(base)) => base.images(),
+            _ => String::new(),
+        };
+        format!("{with}SELECT (\"portalhook row\".*)::text FROM ({query}) AS \"portalhook row\"{filter}")
+    }
+
+    /// The same for one output at a time: a text for each output, whose record has the base's key and that output alone.
+    /// PostgreSQL does not compute what is not asked for, so what raises in one output leaves the others be.
+    pub(crate) fn select_by_columns(
+        &self,
+        entity: Entity,
+        variant: Variant,
+        restriction: &Restriction<'_>,
+    ) -> Vec<String> {
+        let Some(plan) = self.entity(entity) else { return Vec::new() };
+        let whole = self.select(entity, variant, restriction);
+        let keys: Vec<String> =
+            (0..plan.base.map_or(0, |base| self.tables[base].key.len())).map(|place| format!("k{place}")).collect();
+        let outputs: Vec<String> = (0..plan.outputs.len()).map(|place| format!("o{place}")).collect();
+        let names: Vec<&str> = keys.iter().chain(&outputs).map(String::as_str).collect();
+        let id = plan.outputs.iter().position(|output| output.name == "id").map(|place| format!("o{place}"));
+        outputs
+            .iter()
+            .map(|output| {
+                let list: Vec<&str> = keys.iter().map(String::as_str).chain([output.as_str()]).collect();
+                whole
+                    .replacen("(\"portalhook row\".*)::text", &format!("ROW({})::text", list.join(", ")), 1)
+                    .replace("\"portalhook row\".id)", &format!("{})", id.as_deref().unwrap_or("NULL")))
+                    .replace(" AS \"portalhook row\"", &format!(" AS \"portalhook row\"({})", names.join(", ")))
+            })
+            .collect()
     }
 
     /// How `Restriction::Ids` finds rows of this entity.
@@ -68,14 +104,9 @@ impl Plan {
         match column.map(|column| column.mirror_type.as_str()) {
             Some("smallint" | "integer" | "bigint") => IdLookup::Integer,
             Some("uuid") => IdLookup::Uuid,
-            Some(name) if name == "text" || name.starts_with("character varying") => {
-                // A type of the application is kept as text too, but may print an id in another way than it compares.
-                if column.is_some_and(|column| column.mirror_type == column.source_type) {
-                    IdLookup::Text
-                } else {
-                    IdLookup::Computed
-                }
-            }
+            // A type of the application is kept as its output text, which is what references compare with.
+            Some(name) if name == "text" || name.starts_with("character varying") => IdLookup::Text,
+            None if plan.id_function.is_some() => IdLookup::Function,
             _ => IdLookup::Computed,
         }
     }
@@ -84,13 +115,18 @@ impl Plan {
         match restriction {
             Restriction::All => base.rows(&base.mirror_in(MIRROR_SCHEMA), None),
             Restriction::Rows(name) => base.rows(name, None),
+            Restriction::Images => base.rows("\"portalhook rows\"", None),
             Restriction::Keys => base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&base.key_condition())),
+            Restriction::Ids if by_column && plan.id_function.is_some() => {
+                let call = self.id_call(plan.entity).unwrap_or_default();
+                base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&format!("{call} = ANY ($1::text[])")))
+            }
             Restriction::Ids if by_column => {
                 let column = plan.id_column.map(|index| quote(&base.columns[index].name)).unwrap_or_default();
                 let array = match self.id_lookup(plan) {
                     IdLookup::Integer => "int8",
                     IdLookup::Uuid => "uuid",
-                    IdLookup::Text | IdLookup::Computed => "text",
+                    IdLookup::Text | IdLookup::Function | IdLookup::Computed => "text",
                 };
                 base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&format!("{column} = ANY ($1::{array}[])")))
             }
@@ -143,6 +179,18 @@ impl Table {
         } else {
             self.rows(&mirror, None)
         }
+    }
+
+    /// The WITH clause of `Restriction::Images`.
+    fn images(&self) -> String {
+        let stored: Vec<_> = self.columns.iter().filter(|column| column.is_stored()).collect();
+        let list = |each: &dyn Fn(usize) -> String| (0..stored.len()).map(each).collect::<Vec<_>>().join(", ");
+        format!(
+            "WITH \"portalhook rows\" AS (SELECT {} FROM (SELECT DISTINCT * FROM unnest({}) AS u({})) AS u) ",
+            list(&|place| format!("c{place}::{} AS {}", stored[place].mirror_type, quote(&stored[place].name))),
+            list(&|place| format!("${}::text[]", place + 1)),
+            list(&|place| format!("c{place}")),
+        )
     }
 
     fn key_condition(&self) -> String {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::catalog::{Facts, Relation};
+use super::clock;
 use super::path::Path;
 use super::plan::{Column, Table};
 use super::syntax::{Reference, Statement, fields, strings};
@@ -37,6 +38,8 @@ pub(super) struct Uses {
     pub(super) reads: BTreeSet<u32>,
     /// Tables that are used as whole rows.
     pub(super) whole: BTreeSet<u32>,
+    /// It asks what time it is.
+    pub(super) clock: bool,
 }
 
 /// Follows a SELECT and the views below it to their tables; refuses what is no table that can be mirrored.
@@ -54,6 +57,7 @@ fn collect(
     base: Option<usize>,
     uses: &mut Uses,
 ) -> Result<()> {
+    uses.clock |= clock::is_read(statement);
     let mut whole = BTreeSet::new();
     statement.walk(&mut |kind, node| {
         if kind == "ColumnRef"

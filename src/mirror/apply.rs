@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tokio_postgres::types::ToSql;
 
 use super::array::TextArray;
-use super::net::{Key, Write, stored_columns};
+use super::net::{Key, Mirrored, Write, stored_columns};
 use super::prepared::{Prepared, quote};
 use crate::change::{Row, TupleData};
 use crate::error::{Error, Result};
@@ -22,7 +22,58 @@ pub(crate) struct MirrorSql {
     update: String,
     differs: Option<String>,
     read: String,
-    keys: String,
+    /// All keys; all rows where there is no key.
+    all: String,
+    /// How rows are taken away where there is no key.
+    whole: Option<WholeRows>,
+}
+
+/// Removes rows by all of their values, where there is no key to remove them by: as many of equal ones as are asked for.
+struct WholeRows {
+    /// The column that finds candidates by an index.
+    probe: Option<usize>,
+    /// Removes rows whose probe is not null, and those where it is.
+    delete: String,
+    delete_null: String,
+}
+
+impl WholeRows {
+    fn new(table: &Table) -> Self {
+        let stored: Vec<_> = stored_columns(table).map(|(_, column)| column).collect();
+        let probe =
+            table.probe().and_then(|probe| stored.iter().position(|column| column.name == table.columns[probe].name));
+        let mirror = format!("portalhook_mirror.{}", quote(&table.mirror));
+        let list = |each: &dyn Fn(usize) -> String, separator: &str| {
+            (0..stored.len()).map(each).collect::<Vec<_>>().join(separator)
+        };
+        let arrays = list(&|position| format!("${}::text[]", position + 1), ", ");
+        let names = list(&|position| format!("c{position}"), ", ");
+        // Output text decides here, too: rows of the stream are text.
+        let same = list(
+            &|position| {
+                let name = quote(&stored[position].name);
+                format!(
+                    "CASE WHEN m.{name} IS NOT NULL THEN format('%s', m.{name}) END IS NOT DISTINCT FROM w.c{position}"
+                )
+            },
+            " AND ",
+        );
+        let delete = |found: String| {
+            format!(
+                "DELETE FROM {mirror} WHERE ctid = ANY (ARRAY(SELECT f.place \
+                 FROM (SELECT {names}, count(*) AS n FROM unnest({arrays}) AS u({names}) GROUP BY {names}) AS w, \
+                 LATERAL (SELECT m.ctid AS place FROM {mirror} m WHERE {found}{same} LIMIT w.n) AS f))"
+            )
+        };
+        let by = |how: &dyn Fn(&str, usize) -> String| {
+            probe.map(|position| how(&quote(&stored[position].name), position) + " AND ").unwrap_or_default()
+        };
+        Self {
+            probe,
+            delete: delete(by(&|name, position| format!("m.{name} = w.c{position}::{}", stored[position].mirror_type))),
+            delete_null: delete(by(&|name, _| format!("m.{name} IS NULL"))),
+        }
+    }
 }
 
 impl MirrorSql {
@@ -81,22 +132,27 @@ impl MirrorSql {
             },
             " OR ",
         );
+        let on_conflict = if key.is_empty() {
+            String::new()
+        } else {
+            format!("ON CONFLICT ({}) DO {conflict}", list(&key, &name, ", "))
+        };
+        let identifying = if key.is_empty() { &all } else { &key };
         let first_key = key.first().map(|&position| name(position)).unwrap_or_default();
         Self {
             name: format!("{}.{}", table.schema, table.name),
             columns: stored.len(),
             delete: format!("DELETE FROM {mirror} m USING unnest({key_arrays}) AS u({key_names}) WHERE {on_key}"),
             insert: format!(
-                "INSERT INTO {mirror} ({}) SELECT {} FROM unnest({all_arrays}) AS u({all_names}) \
-                 ON CONFLICT ({}) DO {conflict}",
+                "INSERT INTO {mirror} ({}) SELECT {} FROM unnest({all_arrays}) AS u({all_names}) {on_conflict}",
                 list(&all, &name, ", "),
                 list(&all, &cast, ", "),
-                list(&key, &name, ", "),
             ),
             update: format!(
                 "UPDATE {mirror} m SET {set} FROM unnest({flagged_arrays}) AS u({flagged_names}) WHERE {on_key}"
             ),
-            differs: (!rest.is_empty()).then(|| {
+            whole: key.is_empty().then(|| WholeRows::new(table)),
+            differs: (!rest.is_empty() && !key.is_empty()).then(|| {
                 format!(
                     "SELECT u.n FROM unnest({flagged_arrays}) WITH ORDINALITY AS u({flagged_names}, n) \
                      LEFT JOIN {mirror} m ON {on_key} WHERE m.{first_key} IS NULL OR {differs}"
@@ -106,9 +162,9 @@ impl MirrorSql {
                 "SELECT ROW({})::text FROM {mirror} m JOIN unnest({key_arrays}) AS u({key_names}) ON {on_key}",
                 list(&all, &|position| format!("m.{}", name(position)), ", ")
             ),
-            keys: format!(
+            all: format!(
                 "SELECT ROW({})::text FROM {mirror} m",
-                list(&key, &|position| format!("m.{}", name(position)), ", ")
+                list(identifying, &|position| format!("m.{}", name(position)), ", ")
             ),
             key,
         }
@@ -144,15 +200,7 @@ impl MirrorSql {
         let arrays = self.flagged(rows.iter().copied());
         let touched =
             sql.execute(&format!("update the mirror of {}", self.name), &self.update, &parameters(&arrays)).await?;
-        if touched != rows.len() as u64 {
-            return Err(Error::failed(format!(
-                "the mirror of {} lacks {} of the {} rows that the stream updates: run portalhook setup to copy it afresh",
-                self.name,
-                rows.len() as u64 - touched,
-                rows.len()
-            )));
-        }
-        Ok(())
+        self.all_were_there(touched, rows.len(), "updates")
     }
 
     /// The mirrored rows with these keys.
@@ -162,30 +210,53 @@ impl MirrorSql {
         found
             .iter()
             .map(|row| {
-                let image: Row = record::parse(row.get(0))?
-                    .into_iter()
-                    .map(|field| match field {
-                        Some(text) => TupleData::Text(Bytes::copy_from_slice(text.as_bytes())),
-                        None => TupleData::Null,
-                    })
-                    .collect();
+                let image = image(row.get(0))?;
                 Ok((self.key_of(&image)?, image))
             })
             .collect()
     }
 
-    /// The keys of all mirrored rows.
-    pub(crate) async fn keys(&self, sql: &Prepared<'_>) -> Result<Vec<Key>> {
-        let found = sql.query(&format!("read the keys of {}", self.name), &self.keys, &[]).await?;
-        found
-            .iter()
-            .map(|row| {
-                Ok(record::parse(row.get(0))?
-                    .into_iter()
-                    .map(|field| Bytes::copy_from_slice(field.unwrap_or_default().as_bytes()))
-                    .collect())
-            })
-            .collect()
+    /// The keys of all mirrored rows; where there is no key, the rows.
+    pub(crate) async fn keys(&self, sql: &Prepared<'_>) -> Result<Mirrored> {
+        let found = sql.query(&format!("read the keys of {}", self.name), &self.all, &[]).await?;
+        if self.whole.is_some() {
+            return Ok(Mirrored::Rows(found.iter().map(|row| image(row.get(0))).collect::<Result<_>>()?));
+        }
+        let keys = found.iter().map(|row| {
+            Ok(record::parse(row.get(0))?
+                .into_iter()
+                .map(|field| Bytes::copy_from_slice(field.unwrap_or_default().as_bytes()))
+                .collect())
+        });
+        Ok(Mirrored::Keys(keys.collect::<Result<_>>()?))
+    }
+
+    /// Takes rows away where there is no key: one for each that is given, also of equal ones.
+    async fn delete_whole(&self, sql: &Prepared<'_>, whole: &WholeRows, rows: &[&Row]) -> Result<()> {
+        let (null, rest): (Vec<&Row>, Vec<&Row>) =
+            rows.iter().partition(|row| whole.probe.is_some_and(|probe| row.get(probe) == Some(&TupleData::Null)));
+        for (rows, text) in [(rest, &whole.delete), (null, &whole.delete_null)] {
+            if rows.is_empty() {
+                continue;
+            }
+            let arrays = self.row_arrays(rows.iter().copied());
+            let what = format!("delete from the mirror of {}", self.name);
+            let touched = sql.execute(&what, text, &parameters(&arrays)).await?;
+            self.all_were_there(touched, rows.len(), "removes")?;
+        }
+        Ok(())
+    }
+
+    fn all_were_there(&self, touched: u64, wanted: usize, what: &str) -> Result<()> {
+        let wanted = wanted as u64;
+        if touched == wanted {
+            return Ok(());
+        }
+        Err(Error::failed(format!(
+            "the mirror of {} lacks {} of the {wanted} rows that the stream {what}: run portalhook setup to copy it afresh",
+            self.name,
+            wanted.saturating_sub(touched),
+        )))
     }
 
     fn key_of(&self, image: &Row) -> Result<Key> {
@@ -203,16 +274,7 @@ impl MirrorSql {
     }
 
     fn row_arrays<'r>(&self, rows: impl Iterator<Item = &'r Row>) -> Vec<TextArray> {
-        let mut arrays: Vec<TextArray> = (0..self.columns).map(|_| TextArray::default()).collect();
-        for row in rows {
-            for (array, value) in arrays.iter_mut().zip(row) {
-                array.push(match value {
-                    TupleData::Text(text) => Some(text.clone()),
-                    TupleData::Null | TupleData::UnchangedToast => None,
-                });
-            }
-        }
-        arrays
+        columns(self.columns, rows)
     }
 
     /// The rows, then for each column outside the key whether it was sent.
@@ -232,6 +294,17 @@ impl MirrorSql {
     }
 }
 
+/// A row of a mirror out of the record that PostgreSQL prints.
+fn image(text: &str) -> Result<Row> {
+    let fields = record::parse(text)?.into_iter();
+    Ok(fields
+        .map(|field| match field {
+            Some(text) => TupleData::Text(Bytes::copy_from_slice(text.as_bytes())),
+            None => TupleData::Null,
+        })
+        .collect())
+}
+
 /// Applies a batch's altering writes, table by table: within a batch a key is written once, so their order is free.
 pub(crate) async fn apply(
     sql: &Prepared<'_>,
@@ -242,17 +315,24 @@ pub(crate) async fn apply(
     fill_moved(sql, mirrors, writes).await?;
     for (table, mirror) in mirrors.iter().enumerate().take(plan.tables.len()) {
         let mut gone = Vec::new();
+        let mut removed = Vec::new();
         let mut inserted = Vec::new();
         let mut updated = Vec::new();
         for write in writes.iter().filter(|write| write.table == table && write.alters) {
             match &write.image {
-                None => gone.push(&write.key),
+                None => match &write.gone {
+                    Some(row) => removed.push(row),
+                    None => gone.push(&write.key),
+                },
                 Some(image) if write.existed => updated.push(image),
                 Some(image) => inserted.push(image),
             }
         }
         if !gone.is_empty() {
             mirror.delete(sql, &gone).await?;
+        }
+        if let Some(whole) = mirror.whole.as_ref().filter(|_| !removed.is_empty()) {
+            mirror.delete_whole(sql, whole, &removed).await?;
         }
         if !updated.is_empty() && mirror.differs.is_some() {
             mirror.update(sql, &updated).await?;
@@ -276,6 +356,20 @@ async fn fill_moved(sql: &Prepared<'_>, mirrors: &[MirrorSql], writes: &mut [&mu
         write.moved_from = None;
     }
     Ok(())
+}
+
+/// Rows as arrays, one for each of `count` columns.
+pub(super) fn columns<'r>(count: usize, rows: impl Iterator<Item = &'r Row>) -> Vec<TextArray> {
+    let mut arrays: Vec<TextArray> = (0..count).map(|_| TextArray::default()).collect();
+    for row in rows {
+        for (array, value) in arrays.iter_mut().zip(row) {
+            array.push(match value {
+                TupleData::Text(text) => Some(text.clone()),
+                TupleData::Null | TupleData::UnchangedToast => None,
+            });
+        }
+    }
+    arrays
 }
 
 pub(super) fn parameters(arrays: &[TextArray]) -> Vec<&(dyn ToSql + Sync)> {

@@ -62,6 +62,7 @@ impl FirstCopy<'_> {
         for table in &self.plan.tables {
             sql.extend([table.create_sql(), copy_sql(table), analyze_sql(table)]);
         }
+        sql.extend(self.plan.id_functions_sql());
         sql.extend(self.plan.id_indexes());
         sql.extend([counters::CREATE.to_owned(), count::count_sql(self.plan), ROUTES.to_owned()]);
         sql
@@ -74,6 +75,9 @@ impl FirstCopy<'_> {
         let mut copied = Vec::with_capacity(self.plan.tables.len());
         for table in &self.plan.tables {
             copied.push(copy(client, table, progress).await?);
+        }
+        for sql in self.plan.id_functions_sql() {
+            client.batch_execute(&sql).await.context("create the functions that compute ids")?;
         }
         for sql in self.plan.id_indexes().into_iter().chain(source_indexes(client, self.plan).await?) {
             patiently(client.batch_execute(&sql), progress, "indexes").await.context("index the mirror")?;
@@ -111,6 +115,7 @@ impl FirstCopy<'_> {
         let mut sql: Vec<String> =
             replaced.tables.iter().map(|table| format!("DROP TABLE IF EXISTS {}", table.mirror_name())).collect();
         sql.push("DROP TABLE IF EXISTS portalhook_mirror.counters".to_owned());
+        sql.extend(replaced.drop_id_functions_sql());
         sql
     }
 
@@ -220,18 +225,24 @@ fn index_sql(table: &Table, column: &Column) -> String {
 }
 
 impl Plan {
-    /// Indexes that find a post, user or portal by its mapped id where the key does not.
+    /// Indexes that find a post, user or portal by its mapped id where the key does not, and rows that have no key.
     fn id_indexes(&self) -> Vec<String> {
-        [Entity::Posts, Entity::Users, Entity::Portals]
-            .into_iter()
-            .filter_map(|entity| {
-                let plan = self.entity(entity)?;
-                let table = &self.tables[plan.base?];
-                let column = plan.id_column?;
-                (table.key != [column] && table.columns[column].mirror_type == table.columns[column].source_type)
-                    .then(|| index_sql(table, &table.columns[column]))
+        let found_by_id = |table: &Table| {
+            self.entities.iter().any(|plan| {
+                plan.id_column.is_some()
+                    && plan.id_column == table.probe()
+                    && plan.base.is_some_and(|base| self.tables[base].oid == table.oid)
             })
-            .collect()
+        };
+        let probes = self.tables.iter().filter(|table| !found_by_id(table)).filter_map(Table::probe_index_sql);
+        let ids = [Entity::Posts, Entity::Users, Entity::Portals].into_iter().filter_map(|entity| {
+            let plan = self.entity(entity)?;
+            let table = &self.tables[plan.base?];
+            let column = plan.id_column?;
+            (table.key != [column] && table.columns[column].mirror_type == table.columns[column].source_type)
+                .then(|| index_sql(table, &table.columns[column]))
+        });
+        probes.chain(ids).chain(self.id_function_indexes()).collect()
     }
 }
 

@@ -1,17 +1,21 @@
 //! The mapping's SELECTs over the mirror, for the keys that were written or the ids that bodies name.
 //!
-//! A row that cannot be evaluated stops nobody: it is reported and counts as not there.
+//! A row that cannot be evaluated stops nobody: it is reported and counts as not there. Of a row that is not live, only what
+//! raises is missing.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 use futures_util::future::{join_all, join3};
 use tokio_postgres::types::ToSql;
 
-use super::apply::parameters;
+use super::apply::{columns, parameters};
 use super::array::TextArray;
 use super::net::Key;
 use super::prepared::Prepared;
+use crate::change::{Row, TupleData};
 use crate::error::{Error, Result};
 use crate::event::shape::{Entry, Shape};
 use crate::mapping::plan::{Entity, EntityPlan, Plan};
@@ -36,12 +40,15 @@ pub(crate) struct Select {
     /// WHERE keeps something out: rows that are not live have to be asked for apart.
     pub(crate) has_dead_rows: bool,
     texts: HashMap<(Variant, Target), String>,
+    /// For rows that are not live, each output alone: one of them may raise.
+    by_columns: HashMap<Target, Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Target {
     Keys,
     Ids,
+    Images,
     All,
 }
 
@@ -56,22 +63,37 @@ pub(crate) struct Request<'r> {
 pub(crate) enum Wanted<'r> {
     Keys(Vec<&'r Key>),
     Ids(Vec<&'r str>),
+    /// Rows of a table without a key, as they are given.
+    Images(Vec<&'r Row>),
     All,
+}
+
+/// What a request comes to.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) entries: Vec<Entry>,
+    /// Positions in what was wanted of that which cannot be evaluated.
+    pub(crate) failed: Vec<usize>,
 }
 
 impl Select {
     pub(crate) fn new(plan: &Plan, entity: &EntityPlan) -> Self {
         let base = entity.base.and_then(|base| plan.tables.get(base));
-        let mut texts = HashMap::new();
-        for variant in [Variant::Live, Variant::Any] {
-            let mut add = |target, restriction| {
-                texts.insert((variant, target), plan.select(entity.entity, variant, &restriction));
-            };
-            add(Target::All, Restriction::All);
-            if base.is_some() {
-                add(Target::Keys, Restriction::Keys);
-                add(Target::Ids, Restriction::Ids);
+        let mut targets = vec![(Target::All, Restriction::All)];
+        match base {
+            Some(base) if base.key.is_empty() => {
+                targets.extend([(Target::Ids, Restriction::Ids), (Target::Images, Restriction::Images)]);
             }
+            Some(_) => targets.extend([(Target::Ids, Restriction::Ids), (Target::Keys, Restriction::Keys)]),
+            None => {}
+        }
+        let mut texts = HashMap::new();
+        let mut by_columns = HashMap::new();
+        for (target, restriction) in &targets {
+            for variant in [Variant::Live, Variant::Any] {
+                texts.insert((variant, *target), plan.select(entity.entity, variant, restriction));
+            }
+            by_columns.insert(*target, plan.select_by_columns(entity.entity, Variant::Any, restriction));
         }
         Self {
             shape: Shape::new(entity),
@@ -80,6 +102,7 @@ impl Select {
             has_dead_rows: entity.live != entity.any,
             plan: entity.clone(),
             texts,
+            by_columns,
         }
     }
 
@@ -95,12 +118,30 @@ impl Select {
         &self.plan.reads
     }
 
+    pub(crate) fn reads_clock(&self) -> bool {
+        self.plan.reads_clock
+    }
+
+    /// Two rows may have the same id, and an index finds them.
+    pub(crate) fn may_have_rivals(&self) -> bool {
+        self.key_columns > 0 && self.shape.id.is_some() && !self.plan.id_is_unique && self.ids != IdLookup::Computed
+    }
+
+    /// The base table has no key: its rows are found by id, or given as they are.
+    pub(crate) fn is_keyless(&self) -> bool {
+        self.plan.base.is_some() && self.key_columns == 0
+    }
+
     /// Reads one record of the SELECT: the key's columns, then the outputs.
     fn entry(&self, text: &str) -> Result<std::result::Result<Entry, RowFailure>> {
         let fields = record::parse(text)?;
         if fields.len() != self.key_columns + self.plan.outputs.len() {
             return Err(Error::failed(format!("the SELECT of {} gave a row of another shape", self.entity().name())));
         }
+        Ok(self.entry_of(&fields))
+    }
+
+    fn entry_of(&self, fields: &[Option<Cow<'_, str>>]) -> std::result::Result<Entry, RowFailure> {
         let (key, outputs) = fields.split_at(self.key_columns);
         let key: Key =
             key.iter().map(|part| Bytes::copy_from_slice(part.as_deref().unwrap_or_default().as_bytes())).collect();
@@ -110,12 +151,7 @@ impl Select {
             None => Some(key_text(&key).into()),
         };
         let Some(id) = id else {
-            return Ok(Err(RowFailure {
-                entity: self.entity(),
-                key: key_text(&key),
-                sqlstate: "23502".to_owned(),
-                message: "its id is null".to_owned(),
-            }));
+            return Err(self.failure(key_text(&key), "23502", "its id is null"));
         };
         let json = outputs
             .iter()
@@ -127,7 +163,11 @@ impl Select {
             })
             .collect();
         let references = self.shape.references.iter().map(|&index| own(index)).collect();
-        Ok(Ok(Entry { key, id, references, json }))
+        Ok(Entry { key, id, references, json })
+    }
+
+    pub(crate) fn failure(&self, key: String, sqlstate: &str, message: impl Into<String>) -> RowFailure {
+        RowFailure { entity: self.entity(), key, sqlstate: sqlstate.to_owned(), message: message.into() }
     }
 }
 
@@ -136,23 +176,44 @@ impl Wanted<'_> {
         match self {
             Self::Keys(_) => Target::Keys,
             Self::Ids(_) => Target::Ids,
+            Self::Images(_) => Target::Images,
             Self::All => Target::All,
         }
     }
 
-    /// One request for each row, for finding the one that fails.
-    fn singles(&self) -> Vec<Self> {
+    pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Keys(keys) => keys.iter().map(|key| Self::Keys(vec![key])).collect(),
-            Self::Ids(ids) => ids.iter().map(|id| Self::Ids(vec![id])).collect(),
-            Self::All => vec![Self::All],
+            Self::Keys(keys) => keys.len(),
+            Self::Ids(ids) => ids.len(),
+            Self::Images(rows) => rows.len(),
+            Self::All => 1,
         }
     }
 
+    /// A part of what is wanted, for finding the row that fails.
+    fn part(&self, part: Range<usize>) -> Self {
+        match self {
+            Self::Keys(keys) => Self::Keys(keys[part].to_vec()),
+            Self::Ids(ids) => Self::Ids(ids[part].to_vec()),
+            Self::Images(rows) => Self::Images(rows[part].to_vec()),
+            Self::All => Self::All,
+        }
+    }
+
+    fn position(&self, entry: &Entry) -> Option<usize> {
+        match self {
+            Self::Keys(keys) => keys.iter().position(|key| **key == entry.key),
+            Self::Ids(ids) => ids.iter().position(|id| **id == *entry.id),
+            Self::Images(_) | Self::All => None,
+        }
+    }
+
+    /// The one row that is wanted, as a person reads it.
     fn describe(&self) -> String {
         match self {
             Self::Keys(keys) => keys.first().map(|key| key_text(key)).unwrap_or_default(),
             Self::Ids(ids) => ids.first().map(|id| (*id).to_owned()).unwrap_or_default(),
+            Self::Images(rows) => rows.first().map(|row| row_text(row)).unwrap_or_default(),
             Self::All => String::new(),
         }
     }
@@ -163,6 +224,7 @@ impl Wanted<'_> {
                 (0..select.key_columns).map(|part| keys.iter().map(|key| key[part].clone()).collect()).collect()
             }
             Self::Ids(ids) => vec![ids.iter().copied().filter(|id| can_be_id(select.ids, id)).collect()],
+            Self::Images(rows) => columns(rows.first().map_or(0, |row| row.len()), rows.iter().copied()),
             Self::All => Vec::new(),
         }
     }
@@ -179,7 +241,7 @@ fn can_be_id(kind: IdLookup, text: &str) -> bool {
                     _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
                 })
         }
-        IdLookup::Text | IdLookup::Computed => true,
+        IdLookup::Text | IdLookup::Function | IdLookup::Computed => true,
     }
 }
 
@@ -188,12 +250,21 @@ pub(crate) fn key_text(key: &Key) -> String {
     key.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join(", ")
 }
 
+/// A whole row as a person reads it.
+fn row_text(row: &Row) -> String {
+    let values = row.iter().map(|value| match value {
+        TupleData::Text(text) => String::from_utf8_lossy(text),
+        TupleData::Null | TupleData::UnchangedToast => Cow::Borrowed("null"),
+    });
+    values.collect::<Vec<_>>().join(", ")
+}
+
 /// Evaluates the requests, all sent at once; an answer for each, in order.
 pub(crate) async fn evaluate(
     sql: &Prepared<'_>,
     requests: &[Request<'_>],
     failures: &mut Vec<RowFailure>,
-) -> Result<Vec<Vec<Entry>>> {
+) -> Result<Vec<Answer>> {
     if requests.is_empty() {
         return Ok(Vec::new());
     }
@@ -211,48 +282,52 @@ pub(crate) async fn evaluate(
     for answer in answers {
         match answer {
             Ok(text) => texts.push(text),
-            Err(error) if is_about_a_row(&error) => return one_by_one(sql, requests, failures).await,
+            Err(error) if is_about_a_row(&error) => return in_parts(sql, requests, failures).await,
             Err(error) => return Err(error),
         }
     }
     released?;
-    requests.iter().zip(texts).map(|(request, texts)| request.entries(&texts, failures)).collect()
+    requests.iter().zip(texts).map(|(request, texts)| request.answer(&texts, Vec::new(), failures)).collect()
 }
 
-/// After an error on some row: every row alone, under a savepoint of its own.
-async fn one_by_one(
-    sql: &Prepared<'_>,
-    requests: &[Request<'_>],
-    failures: &mut Vec<RowFailure>,
-) -> Result<Vec<Vec<Entry>>> {
-    sql.run("leave a failed evaluation", "ROLLBACK TO SAVEPOINT evaluation").await?;
+/// After an error on some row: what is wanted is halved until the row that fails is alone.
+async fn in_parts(sql: &Prepared<'_>, requests: &[Request<'_>], failures: &mut Vec<RowFailure>) -> Result<Vec<Answer>> {
+    sql.run("leave a failed evaluation", LEAVE).await?;
     let mut all = Vec::with_capacity(requests.len());
     for request in requests {
         let mut texts = Vec::new();
-        for wanted in request.wanted.singles() {
-            let single = Request { select: request.select, variant: request.variant, wanted };
-            match single.ask(sql).await {
-                Ok(found) => {
-                    texts.extend(found);
-                    sql.run("keep a row", "RELEASE SAVEPOINT evaluation; SAVEPOINT evaluation").await?;
-                }
+        let mut failed = Vec::new();
+        let mut rescued = Vec::new();
+        let mut open = vec![0..request.wanted.len()];
+        while let Some(range) = open.pop() {
+            let part = Request { wanted: request.wanted.part(range.clone()), ..*request };
+            match part.ask(sql).await {
+                Ok(found) => texts.extend(found),
                 Err(error) if is_about_a_row(&error) => {
-                    sql.run("leave a row", "ROLLBACK TO SAVEPOINT evaluation").await?;
-                    failures.push(RowFailure {
-                        entity: request.select.entity(),
-                        key: single.wanted.describe(),
-                        sqlstate: error.sqlstate().map(|state| state.code().to_owned()).unwrap_or_default(),
-                        message: error.postgres().map(|db| db.message().to_owned()).unwrap_or_default(),
-                    });
+                    sql.run("leave a row", LEAVE).await?;
+                    if range.len() > 1 {
+                        let middle = range.start + range.len() / 2;
+                        open.extend([middle..range.end, range.start..middle]);
+                    } else if request.variant == Variant::Any {
+                        rescued.extend(part.by_columns(sql, &error, failures).await?);
+                    } else {
+                        failed.push(range.start);
+                        failures.push(part.failure(&error));
+                    }
                 }
                 Err(error) => return Err(error),
             }
         }
-        all.push(request.entries(&texts, failures)?);
+        let mut answer = request.answer(&texts, failed, failures)?;
+        answer.entries.extend(rescued);
+        all.push(answer);
     }
     sql.run("close an evaluation", "RELEASE SAVEPOINT evaluation").await?;
     Ok(all)
 }
+
+/// An evaluation only reads, so going back loses nothing.
+const LEAVE: &str = "ROLLBACK TO SAVEPOINT evaluation";
 
 /// SQLSTATE classes 21, 22 and 23: the data of a row. Anything else is about the server and is tried again.
 fn is_about_a_row(error: &Error) -> bool {
@@ -275,10 +350,66 @@ impl Request<'_> {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    fn failure(&self, error: &Error) -> RowFailure {
+        self.select.failure(self.wanted.describe(), sqlstate(error), message(error))
+    }
+
+    /// One row, one output after the other: what raises is null, and reported. None if there is no one row.
+    async fn by_columns(
+        &self,
+        sql: &Prepared<'_>,
+        error: &Error,
+        failures: &mut Vec<RowFailure>,
+    ) -> Result<Option<Entry>> {
+        let select = self.select;
+        let texts = select.by_columns.get(&self.wanted.target()).map(Vec::as_slice).unwrap_or_default();
+        let arrays = self.wanted.arrays(select);
+        let mut key: Option<Vec<Option<String>>> = None;
+        let mut outputs: Vec<Option<String>> = Vec::with_capacity(texts.len());
+        let mut raised = Vec::new();
+        for (text, output) in texts.iter().zip(&select.shape.names) {
+            match sql.query(&self.what(), text, &parameters(&arrays)).await {
+                Ok(rows) => {
+                    let [row] = rows.as_slice() else {
+                        failures.push(self.failure(error));
+                        return Ok(None);
+                    };
+                    let mut fields: Vec<Option<String>> =
+                        record::parse(row.get(0))?.into_iter().map(|field| field.map(Cow::into_owned)).collect();
+                    outputs.push(fields.pop().flatten());
+                    key = Some(fields);
+                }
+                Err(error) if is_about_a_row(&error) => {
+                    sql.run("leave a column", LEAVE).await?;
+                    let message = format!("column {output}: {}", message(&error));
+                    raised.push(select.failure(self.wanted.describe(), sqlstate(&error), message));
+                    outputs.push(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(mut fields) = key.filter(|_| !raised.is_empty()) else {
+            // What raises is no output alone: a join, or all of them.
+            failures.push(self.failure(error));
+            return Ok(None);
+        };
+        failures.extend(raised);
+        fields.extend(outputs);
+        let fields: Vec<Option<Cow<'_, str>>> = fields.into_iter().map(|field| field.map(Cow::Owned)).collect();
+        match select.entry_of(&fields) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(failure) => {
+                failures.push(failure);
+                Ok(None)
+            }
+        }
+    }
+
     /// The rows as entries; two rows for one key are a failure and neither counts.
-    fn entries(&self, texts: &[String], failures: &mut Vec<RowFailure>) -> Result<Vec<Entry>> {
+    fn answer(&self, texts: &[String], failed: Vec<usize>, failures: &mut Vec<RowFailure>) -> Result<Answer> {
         let mut entries: Vec<Entry> = Vec::with_capacity(texts.len());
         let mut seen: HashMap<Key, bool> = HashMap::with_capacity(texts.len());
+        let mut answer = Answer { entries: Vec::new(), failed };
         for text in texts {
             match self.select.entry(text)? {
                 Ok(entry) => {
@@ -290,19 +421,27 @@ impl Request<'_> {
                 Err(failure) => failures.push(failure),
             }
         }
-        if self.select.key_columns > 0 {
-            for key in seen.iter().filter(|(_, double)| **double).map(|(key, _)| key) {
-                entries.retain(|entry| entry.key != *key);
-                failures.push(RowFailure {
-                    entity: self.select.entity(),
-                    key: key_text(key),
-                    sqlstate: "21000".to_owned(),
-                    message: "the SELECT gives more than one row for this key".to_owned(),
-                });
+        if self.select.key_columns > 0 && seen.values().any(|double| *double) {
+            let (doubles, rest): (Vec<Entry>, Vec<Entry>) =
+                entries.into_iter().partition(|entry| seen.get(&entry.key).is_some_and(|double| *double));
+            entries = rest;
+            for entry in doubles {
+                answer.failed.extend(self.wanted.position(&entry));
+                let message = "the SELECT gives more than one row for this key";
+                failures.push(self.select.failure(key_text(&entry.key), "21000", message));
             }
         }
-        Ok(entries)
+        answer.entries = entries;
+        Ok(answer)
     }
+}
+
+fn sqlstate(error: &Error) -> &str {
+    error.sqlstate().map_or("", |state| state.code())
+}
+
+fn message(error: &Error) -> String {
+    error.postgres().map(|db| db.message().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

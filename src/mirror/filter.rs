@@ -36,6 +36,10 @@ fn ask(nets: &mut [Net], tables: usize) -> Vec<Vec<(usize, usize)>> {
     let mut latest: HashMap<(usize, Key), Option<Row>> = HashMap::new();
     for (number, net) in nets.iter_mut().enumerate() {
         for (index, write) in net.writes.iter_mut().enumerate() {
+            // Rows without a key are netted as whole rows: what is left of them alters.
+            if write.key.is_empty() {
+                continue;
+            }
             let at = (write.table, write.key.clone());
             let plain = write.existed && write.moved_from.is_none();
             write.alters = match (latest.get(&at), &write.image) {
@@ -94,6 +98,7 @@ mod tests {
             key: Box::new([Bytes::from("1")]),
             existed,
             image,
+            gone: None,
             moved_from: None,
             place: 0,
             alters: true,

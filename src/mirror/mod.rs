@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod array;
+mod bag;
 pub(crate) mod cache;
 pub(crate) mod copy;
 pub(crate) mod count;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::change::{Change, Relation, Row, Transaction, TupleData};
+use super::bag::Bag;
+use crate::change::{Change, Relation, ReplicaIdentity, Row, Transaction, TupleData};
 use crate::error::{Error, Result};
 use crate::mapping::plan::{Plan, Table};
 
-/// The key columns' output texts, in the order of `Table::key`.
+/// The key columns' output texts, in the order of `Table::key`; empty where the table has no key.
 pub(crate) type Key = Box<[Bytes]>;
 
 /// What one transaction did to one row of a mirrored table.
@@ -22,6 +23,8 @@ pub(crate) struct Write {
     pub(crate) existed: bool,
     /// The stored columns (`stored_columns`) after the transaction; `None`: the row is gone.
     pub(crate) image: Option<Row>,
+    /// In a table without a key: the whole row that is gone. One write stands for one row, and equal rows are several.
+    pub(crate) gone: Option<Row>,
     /// The row had this key before: its unsent values are found there.
     pub(crate) moved_from: Option<Key>,
     /// Where its last change stands in the transaction.
@@ -59,9 +62,16 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    /// Expands a TRUNCATE at `place` into what it removed: the mirrored rows with these keys, unless the transaction itself
-    /// wrote them.
-    pub(crate) fn truncate(&mut self, table: usize, place: usize, keys: Vec<Key>) {
+    /// Expands a TRUNCATE at `place` into what it removed: the mirrored rows, unless the transaction itself wrote them.
+    pub(crate) fn truncate(&mut self, table: usize, place: usize, mirrored: Mirrored) {
+        let keys = match mirrored {
+            Mirrored::Keys(keys) => keys,
+            Mirrored::Rows(rows) => {
+                self.writes.extend(rows.into_iter().map(|row| Write::removal(table, row, place)));
+                self.writes.sort_by_key(|write| write.place);
+                return;
+            }
+        };
         let mut removed: std::collections::HashSet<Key> = keys.into_iter().collect();
         for write in self.writes.iter_mut().filter(|write| write.table == table) {
             // A row with the same key that was inserted afterwards.
@@ -72,12 +82,20 @@ impl Net {
             key,
             existed: true,
             image: None,
+            gone: None,
             moved_from: None,
             place,
             alters: true,
         }));
         self.writes.sort_by(|a, b| (a.place, &a.key).cmp(&(b.place, &b.key)));
     }
+}
+
+/// What a mirror holds: its keys, or its rows where it has no key.
+#[derive(Debug)]
+pub(crate) enum Mirrored {
+    Keys(Vec<Key>),
+    Rows(Vec<Row>),
 }
 
 /// The columns that the mirror stores: all but generated ones, which are not in the stream.
@@ -140,12 +158,23 @@ impl Netting {
                 Change::Insert { relation, new } => {
                     let Some(table) = self.project(&relation)? else { continue };
                     let image = self.image(table, &relation, new)?;
+                    if self.layouts[table].key.is_empty() {
+                        rows.bag.add(table, image, 1, place);
+                        continue;
+                    }
                     let key = self.key(table, &image)?;
                     rows.put(table, key, image, place);
                 }
                 Change::Update { relation, old, new } => {
                     let Some(table) = self.project(&relation)? else { continue };
-                    let image = self.image(table, &relation, new)?;
+                    let mut image = self.image(table, &relation, new)?;
+                    if self.layouts[table].key.is_empty() {
+                        let old = self.whole(table, &relation, old)?;
+                        fill_unsent(&mut image, Some(&old));
+                        rows.bag.add(table, old, -1, place);
+                        rows.bag.add(table, image, 1, place);
+                        continue;
+                    }
                     let key = self.key(table, &image)?;
                     let old_key = match old {
                         Some(old) => {
@@ -162,6 +191,11 @@ impl Netting {
                 }
                 Change::Delete { relation, old } => {
                     let Some(table) = self.project(&relation)? else { continue };
+                    if self.layouts[table].key.is_empty() {
+                        let old = self.whole(table, &relation, Some(old))?;
+                        rows.bag.add(table, old, -1, place);
+                        continue;
+                    }
                     let old = self.image(table, &relation, old)?;
                     let key = self.key(table, &old)?;
                     rows.delete(table, key, place);
@@ -237,6 +271,19 @@ impl Netting {
             .collect()
     }
 
+    /// The whole old row, which the stream carries under identity FULL.
+    fn whole(&self, table: usize, relation: &Arc<Relation>, old: Option<Row>) -> Result<Row> {
+        old.filter(|_| relation.identity == ReplicaIdentity::Full)
+            .ok_or_else(|| {
+                let name = &self.layouts[table].name;
+                Error::failed(format!(
+                    "a change of {name}, which has no key, came without its old row: ALTER TABLE {name} REPLICA IDENTITY \
+                     FULL, then portalhook setup --afresh"
+                ))
+            })
+            .and_then(|old| self.image(table, relation, old))
+    }
+
     fn key(&self, table: usize, image: &Row) -> Result<Key> {
         let layout = &self.layouts[table];
         layout
@@ -258,6 +305,8 @@ impl Netting {
 struct Rows {
     index: HashMap<(usize, Key), usize>,
     writes: Vec<Write>,
+    /// Rows of tables without a key.
+    bag: Bag,
 }
 
 impl Rows {
@@ -268,6 +317,7 @@ impl Rows {
                 key: key.clone(),
                 existed,
                 image: None,
+                gone: None,
                 moved_from: None,
                 place,
                 alters: true,
@@ -311,6 +361,7 @@ impl Rows {
     }
 
     fn truncate(&mut self, table: usize, place: usize) {
+        self.bag.truncate(table);
         for write in self.writes.iter_mut().filter(|write| write.table == table && write.image.is_some()) {
             write.image = None;
             write.moved_from = None;
@@ -322,6 +373,7 @@ impl Rows {
     fn into_writes(self) -> Vec<Write> {
         let mut writes = self.writes;
         writes.retain(|write| write.existed || write.image.is_some());
+        writes.extend(self.bag.into_writes());
         writes.sort_by_key(|write| write.place);
         writes
     }
@@ -340,11 +392,11 @@ pub(crate) fn fill_unsent(image: &mut Row, earlier: Option<&Row>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{Column, ReplicaIdentity};
+    use crate::change::Column;
     use crate::lsn::Lsn;
     use crate::mapping::plan;
 
-    fn plan() -> Plan {
+    fn plan(key: &[usize]) -> Plan {
         let column = |name: &str, type_oid| plan::Column {
             name: name.into(),
             type_oid,
@@ -360,7 +412,7 @@ mod tests {
                 name: "posts".into(),
                 mirror: "public.posts".into(),
                 columns: vec![column("id", 20), column("body", 25)],
-                key: vec![0],
+                key: key.to_vec(),
             }],
             entities: Vec::new(),
         }
@@ -387,7 +439,7 @@ mod tests {
 
     fn net(changes: Vec<Change>) -> Vec<Write> {
         let transaction = Transaction { xid: 1, commit_lsn: Lsn(1), end_lsn: Lsn(2), commit_micros: 0, changes };
-        Netting::new(&plan()).net(transaction).expect("nets").writes
+        Netting::new(&plan(&[0])).net(transaction).expect("nets").writes
     }
 
     fn insert(relation: &Arc<Relation>, id: &str, body: &str) -> Change {
@@ -441,11 +493,41 @@ mod tests {
         assert_eq!(writes[1].moved_from.as_deref(), Some(&[Bytes::from("1")][..]));
     }
 
+    /// Without a key the old row says which one is meant, unsent values included.
+    #[test]
+    fn a_row_without_a_key_is_removed_as_a_whole_and_added_as_a_whole() {
+        let mut relation = (*relation()).clone();
+        relation.identity = ReplicaIdentity::Full;
+        let relation = Arc::new(relation);
+        let update = Change::Update {
+            relation: Arc::clone(&relation),
+            old: Some(row("1", text("long"))),
+            new: row("2", TupleData::UnchangedToast),
+        };
+        let net = |changes| {
+            let transaction = Transaction { xid: 1, commit_lsn: Lsn(1), end_lsn: Lsn(2), commit_micros: 0, changes };
+            Netting::new(&plan(&[])).net(transaction)
+        };
+        let mut writes = net(vec![
+            update.clone(),
+            insert(&relation, "3", "a"),
+            Change::Delete { relation: Arc::clone(&relation), old: row("3", text("a")) },
+        ])
+        .expect("nets")
+        .writes;
+        writes.sort_by_key(|write| !write.existed);
+        let seen: Vec<_> = writes.iter().map(|write| (write.gone.clone(), write.image.clone())).collect();
+        assert_eq!(seen, [(Some(vec![text("1"), text("long")]), None), (None, Some(vec![text("2"), text("long")]))]);
+        let Change::Update { new, .. } = update else { unreachable!() };
+        let error = net(vec![Change::Update { relation: Arc::clone(&relation), old: None, new }]).expect_err("refused");
+        assert!(error.to_string().contains("REPLICA IDENTITY FULL"), "{error}");
+    }
+
     #[test]
     fn a_type_or_a_column_that_left_is_named() {
         let mut other = (*relation()).clone();
         other.columns.remove(1);
-        let error = Netting::new(&plan())
+        let error = Netting::new(&plan(&[0]))
             .net(Transaction {
                 xid: 1,
                 commit_lsn: Lsn(1),

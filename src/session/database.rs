@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
 
+use super::password::{Place, Surroundings};
 use super::settings;
 use crate::error::{Error, Result};
 
@@ -56,15 +57,16 @@ pub(super) enum Address {
 }
 
 impl Database {
-    /// Reads a `postgres://` URL; a missing password is taken from `PGPASSWORD`.
+    /// Reads a `postgres://` URL; a missing password is taken from `PGPASSWORD`, the systemd credential
+    /// `database_password`, or `PGPASSFILE`.
     ///
     /// # Errors
     /// `Kind::Usage` for a malformed URL, an unknown parameter, a missing role, or a demand for TLS.
     pub(crate) fn parse(url: &str) -> Result<Self> {
-        Self::parse_with(url, std::env::var("PGPASSWORD").ok().as_deref())
+        Self::parse_with(url, &Surroundings::of_the_process())
     }
 
-    fn parse_with(url: &str, password: Option<&str>) -> Result<Self> {
+    fn parse_with(url: &str, around: &Surroundings) -> Result<Self> {
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(Error::usage("the database URL must begin with postgres://"));
         }
@@ -85,11 +87,11 @@ impl Database {
             }
         }
         let config = format!("{base}?{}", kept.join("&")).parse::<Config>().map_err(|error| malformed(&error))?;
-        Self::complete(config, password)
+        Self::complete(config, around)
     }
 
     /// Fills in what the URL left open, and what is ours.
-    fn complete(mut config: Config, password: Option<&str>) -> Result<Self> {
+    fn complete(mut config: Config, around: &Surroundings) -> Result<Self> {
         let Some(role) = config.get_user().filter(|role| !role.is_empty()).map(str::to_owned) else {
             return Err(Error::usage("the database URL names no role (postgres://role@host/database)"));
         };
@@ -103,7 +105,9 @@ impl Database {
                 config.host("localhost");
             }
         }
-        if let Some(password) = password.filter(|_| config.get_password().is_none()) {
+        if config.get_password().is_none()
+            && let Some(password) = around.password(&place(&config, &name, &role))?
+        {
             config.password(password);
         }
         if config.get_channel_binding() == ChannelBinding::Require {
@@ -161,6 +165,17 @@ impl Database {
             addresses.iter().enumerate().map(|(index, ip)| Address::Tcp(ip.to_string(), port(index))).collect()
         }
     }
+}
+
+/// The first server, as a password file names it; its socket's directory, where it has one.
+fn place<'a>(config: &'a Config, database: &'a str, role: &'a str) -> Place<'a> {
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(name)) => name,
+        Some(Host::Unix(directory)) if directory == Path::new(SOCKET_DIRECTORY) => "localhost",
+        Some(Host::Unix(directory)) => directory.to_str().unwrap_or_default(),
+        None => "",
+    };
+    Place { host, port: config.get_ports().first().copied().unwrap_or(5432), database, role }
 }
 
 /// A network that swallows our packets must not hold a query for the kernel's two hours; what the URL says stands.
@@ -243,15 +258,16 @@ impl fmt::Debug for Database {
 
 #[cfg(test)]
 mod tests {
+    use super::super::password::Hidden;
     use super::*;
     use crate::error::Kind;
 
     fn parse(url: &str) -> Database {
-        Database::parse_with(url, None).expect(url)
+        Database::parse_with(url, &Surroundings::default()).expect(url)
     }
 
     fn refusal(url: &str) -> String {
-        let error = Database::parse_with(url, None).expect_err(url);
+        let error = Database::parse_with(url, &Surroundings::default()).expect_err(url);
         assert_eq!(error.kind(), Kind::Usage);
         format!("{error:?}")
     }
@@ -298,13 +314,15 @@ mod tests {
     }
 
     fn refusal_or_debug(url: &str) -> String {
-        Database::parse_with(url, None).map_or_else(|error| format!("{error:?}"), |database| format!("{database:?}"))
+        Database::parse_with(url, &Surroundings::default())
+            .map_or_else(|error| format!("{error:?}"), |database| format!("{database:?}"))
     }
 
     #[test]
     fn takes_the_password_of_the_environment_only_where_the_url_has_none() {
         let password = |url| {
-            let database = Database::parse_with(url, Some("env")).expect(url);
+            let around = Surroundings { variable: Some(Hidden("env".to_owned())), ..Surroundings::default() };
+            let database = Database::parse_with(url, &around).expect(url);
             database.config().get_password().map(|password| String::from_utf8_lossy(password).into_owned())
         };
         assert_eq!(password("postgres://me@localhost").as_deref(), Some("env"));

@@ -5,6 +5,7 @@
 
 mod authenticate;
 mod database;
+mod password;
 mod replication;
 mod settings;
 mod socket;

@@ -70,7 +70,9 @@ pub(super) fn kind_of_refusal(code: &SqlState) -> Option<Kind> {
 
 /// What both kinds of connections say when the server wants a password and there is none.
 pub(super) fn password_missing(database: &Database) -> Error {
-    Error::usage(format!("connect to {database}: the server asks for a password (in the URL, or PGPASSWORD)"))
+    Error::usage(format!(
+        "connect to {database}: the server asks for a password (in the URL, PGPASSWORD, the systemd credential database_password, or PGPASSFILE)"
+    ))
 }
 
 fn refused<T>(database: &Database, error: tokio_postgres::Error) -> Result<T> {

@@ -3,6 +3,7 @@
 //! Every step is idempotent and says in one line what it did. Nothing is changed before the mapping was checked.
 
 mod choose;
+mod identity;
 mod mapping;
 pub(crate) mod migrations;
 mod publication;
@@ -81,6 +82,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     role::prepare(&admin, &server, &role, &mut script).await?;
     schema::prepare(&mut admin, &server, &role, &mut script).await?;
     settle_mapping(&admin, &server, &role, &chosen, &standing, &mut script).await?;
+    identity::prepare(&admin, &chosen.plan, &mut script).await?;
     publication::prepare(&admin, &chosen.plan, &options.publication, &mut script).await?;
     let session = if options.print_sql { None } else { Some(session::connect(&database, "portalhook setup").await?) };
     let client: Option<&Client> = session.as_deref();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::identity;
 use super::script::{Script, fix};
 use crate::error::{Context as _, Result};
 use crate::mapping::layout::quote;
@@ -21,26 +22,14 @@ pub(crate) async fn check_tables(client: &Client, plan: &Plan, role: &str) -> Re
         let name = shown(table);
         let row = client
             .query_one(
-                "SELECT relreplident = 'n', relrowsecurity AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $2 AND (rolsuper OR rolbypassrls))
+                "SELECT relrowsecurity AND NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $2 AND (rolsuper OR rolbypassrls))
                  FROM pg_class WHERE oid = $1",
                 &[&table.oid, &role],
             )
             .await
             .context(format!("look at {name}"))?;
-        let quoted = qualified(table);
+        identity::check(client, table).await?;
         if row.get(0) {
-            return Err(fix(
-                format!("{name} has REPLICA IDENTITY NOTHING, so its updates do not say which row they are about"),
-                format!("ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT"),
-            ));
-        }
-        if table.key.is_empty() {
-            return Err(fix(
-                format!("{name} has no primary key"),
-                format!("ALTER TABLE {quoted} ADD PRIMARY KEY (…); tables without one are not supported yet"),
-            ));
-        }
-        if row.get(1) {
             return Err(fix(
                 format!("{name} has row-level security, under which {role} would not see every row"),
                 format!("ALTER ROLE {} BYPASSRLS", quote(role)),
@@ -131,7 +120,7 @@ async fn change_tables(
 
 /// Runs a statement that locks tables of the application: it gives up after two seconds, so that nobody queues behind it
 /// for long, and tries again.
-async fn patiently(client: &Client, sql: &str, doing: &str, script: &mut Script<'_>) -> Result<()> {
+pub(super) async fn patiently(client: &Client, sql: &str, doing: &str, script: &mut Script<'_>) -> Result<()> {
     if script.prints() {
         return script.show(&format!("SET lock_timeout = '{LOCK_TIMEOUT}';\n{sql};\nRESET lock_timeout"));
     }

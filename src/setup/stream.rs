@@ -90,7 +90,12 @@ pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_nam
 
 /// What is mirrored and what PostgreSQL understood are the same.
 fn means_the_same(stored: &Plan, plan: &Plan) -> bool {
-    let meaning = |plan: &Plan| plan.entities.iter().map(|one| (one.entity, one.canonical.clone())).collect::<Vec<_>>();
+    let meaning = |plan: &Plan| {
+        plan.entities
+            .iter()
+            .map(|one| (one.entity, one.canonical.clone(), one.id_is_unique, one.id_function.clone()))
+            .collect::<Vec<_>>()
+    };
     stored.tables == plan.tables && meaning(stored) == meaning(plan)
 }
 

@@ -81,7 +81,15 @@ impl Portal {
         process::output(&[&["--config", &config], arguments].concat())
     }
 
-    fn config(&self) -> PathBuf {
+    /// Changes the configuration file.
+    #[track_caller]
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config()).expect("read the configuration");
+        assert!(text.contains(from), "no {from} in {text}");
+        std::fs::write(self.config(), text.replace(from, to)).expect("write the configuration");
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
         self.directory.path().join("portalhook.toml")
     }
 

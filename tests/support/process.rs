@@ -38,6 +38,13 @@ pub(crate) fn output(arguments: &[&str]) -> Output {
     }
 }
 
+/// Sends a signal to a process.
+#[track_caller]
+pub(crate) fn kill(signal: &str, process: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), process]).status();
+    assert!(sent.expect("run kill").success(), "SIG{signal} to {process}");
+}
+
 /// What a process has said, on both of its pipes.
 #[derive(Default)]
 struct Log {
@@ -123,8 +130,7 @@ impl Process {
     /// SIGTERM; waits until the process has ended.
     #[track_caller]
     pub(crate) fn interrupt(&mut self) -> ExitStatus {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("run kill").success());
+        self.signal("TERM");
         self.wait_for_end()
     }
 
@@ -133,6 +139,12 @@ impl Process {
     pub(crate) fn terminate(mut self) {
         let status = self.interrupt();
         assert!(status.success(), "{status} after SIGTERM; it said:\n{}", self.said().join("\n"));
+    }
+
+    /// Sends a signal, such as `STOP`.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        kill(name, &self.child.id().to_string());
     }
 
     /// SIGKILL. Returns once the process is gone.

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::{Answer, DUE_AT_ONCE, Dispatcher, FLUSH_AFTER};
+use super::{Answer, COUNT_AFTER, DUE_AT_ONCE, Dispatcher, FLUSH_AFTER};
 use crate::deliver::flight::Landed;
+use crate::deliver::health;
 use crate::deliver::outcome::{Failure, Outcome};
 use crate::deliver::retry::{self, Next};
 use crate::error::Context as _;
@@ -21,6 +22,7 @@ impl Dispatcher {
             return;
         };
         self.landed.insert((id, position), false);
+        self.count_at.get_or_insert(now + COUNT_AFTER);
         outlet.recorded(position);
         outlet.recording += 1;
         let mut row = Finished {
@@ -40,7 +42,11 @@ impl Dispatcher {
         };
         match outcome {
             Outcome::Delivered { status, duration } => {
+                self.settings.tally.count_delivered();
                 outlet.succeeded();
+                if outlet.health.succeeded() {
+                    tracing::info!(endpoint = id, url = health::shown(&outlet.endpoint.url), "endpoint recovered");
+                }
                 outlet.lane.delivered(position, now);
                 if delivery.has_row {
                     self.batch.finished.push(Finished { http_status: Some(status), duration, ..row });
@@ -51,7 +57,11 @@ impl Dispatcher {
             }
             Outcome::Failed(failure) => {
                 tracing::debug!(endpoint = id, position, attempt = attempts + 1, "failed: {}", failure.error);
+                self.settings.tally.count_failed_attempt();
                 row.status = self.judge(id, position, attempts + 1, &failure, now);
+                if row.status == Status::Failed {
+                    self.settings.tally.count_given_up();
+                }
                 row.http_status = failure.status;
                 row.error_class = Some(failure.class.name());
                 row.error = Some(failure.error);
@@ -79,6 +89,10 @@ impl Dispatcher {
             return Status::Failed;
         }
         let failing_for = outlet.failing_for(now);
+        if outlet.health.failed(now) {
+            let url = health::shown(&outlet.endpoint.url);
+            tracing::warn!(endpoint = id, url, "endpoint is failing: {}", failure.error);
+        }
         outlet.lane.failed(position, now);
         if next == Next::GiveUp {
             outlet.exhausted += 1;
@@ -96,8 +110,9 @@ impl Dispatcher {
 
     /// Gives an endpoint up. Its backlog stays where it is, in the ledger.
     fn disable(&mut self, id: i64, reason: String) {
-        tracing::warn!(endpoint = id, "endpoint disabled: {reason}");
         if let Some(outlet) = self.outlets.get_mut(&id) {
+            let url = health::shown(&outlet.endpoint.url);
+            tracing::warn!(endpoint = id, url, "endpoint disabled: {reason}");
             outlet.closing = true;
             outlet.recording += 1;
         }

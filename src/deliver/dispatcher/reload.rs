@@ -36,7 +36,8 @@ impl Dispatcher {
         self.ask(async move {
             cancel::deleted(ledger.client(), &busy, &strays).await?;
             let due = ledger.pending(&open, false, known, DUE_AT_ONCE).await?;
-            Ok(Answer::Reloaded(endpoint::load(ledger.client()).await?, due))
+            let cursors = ledger.cursors(&open).await?;
+            Ok(Answer::Reloaded(endpoint::load(ledger.client()).await?, due, cursors))
         });
         self.move_idle_cursors();
     }
@@ -52,8 +53,14 @@ impl Dispatcher {
     }
 
     /// The settings as they are now: opens, adjusts and closes outlets.
-    pub(super) fn reloaded(&mut self, endpoints: Vec<Endpoint>, due: &[Pending], now: Instant) {
+    pub(super) fn reloaded(&mut self, endpoints: Vec<Endpoint>, due: &[Pending], cursors: &[(i64, i64)], now: Instant) {
         self.reloading = false;
+        for (id, cursor) in cursors {
+            // Opened again by the next reload, from that cursor.
+            if self.outlets.get(id).is_some_and(|outlet| outlet.is_overtaken(*cursor)) {
+                self.close(*id);
+            }
+        }
         let mut found: HashMap<i64, usize> = HashMap::new();
         for row in due {
             *found.entry(row.endpoint).or_default() += 1;

@@ -279,3 +279,28 @@ async fn a_redelivery_has_the_same_bytes_and_sequence() {
     world.stop(running).await;
     assert!(receiver.is_quiet());
 }
+
+#[tokio::test]
+async fn what_retention_gave_up_is_not_sent_and_nobody_minds_that_its_day_is_gone() {
+    let mut world = World::new().await;
+    let (mut receiver, mut other) = (Receiver::gated().await, Receiver::new().await);
+    receiver.answer_with(&[500]);
+    let id = world.endpoint(&receiver.url, &[("max_in_flight", "1"), ("retries", "'{1 hour}'")]).await;
+    let running = world.start();
+    // The second waits for a place while the first is in flight.
+    world.commit(&[("vote.created", "vote:1", None, &[id]), ("vote.created", "vote:2", None, &[id])]).await;
+    receiver.next().await;
+    let retention =
+        "UPDATE portalhook.cursors SET position = 2, sequence = 2; DROP TABLE portalhook_ledger.deliveries_20260131";
+    world.client.batch_execute(retention).await.expect("give up");
+    // Once the other endpoint gets something, the settings were read, and the cursors with them.
+    let second = world.endpoint(&other.url, &[]).await;
+    world.commit(&[("vote.created", "vote:3", None, &[id, second])]).await;
+    other.next().await;
+    receiver.release(3);
+    assert_eq!(receiver.next().await.number("webhook-sequence"), 3);
+    world.until("SELECT count(*) = 2 FROM portalhook.successes").await;
+    world.stop(running).await;
+    assert!(receiver.is_quiet());
+    assert_eq!(world.value("SELECT count(*) FROM portalhook.deliveries").await, "0");
+}

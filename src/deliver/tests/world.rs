@@ -43,8 +43,8 @@ CREATE TRIGGER hint AFTER INSERT OR UPDATE OR DELETE ON portalhook.endpoints
 ";
 
 const PARTITIONS: &str = r"
-CREATE TABLE portalhook.events_default PARTITION OF portalhook.events DEFAULT;
-CREATE TABLE portalhook.deliveries_default PARTITION OF portalhook.deliveries DEFAULT;
+CREATE SCHEMA portalhook_ledger;
+SELECT portalhook.prepare_partitions('2026-01-31', 1);
 CREATE TABLE portalhook.successes_default PARTITION OF portalhook.successes DEFAULT;
 ";
 

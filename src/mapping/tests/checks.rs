@@ -151,8 +151,13 @@ async fn an_id_is_looked_up_by_its_column_where_it_is_one() {
             IdLookup::Text,
         ),
         (format!("SELECT number AS id, {columns} FROM seen"), IdLookup::Integer),
-        (format!("SELECT id::text AS id, {columns} FROM posts"), IdLookup::Computed),
-        (format!("SELECT 'p' || id AS id, {columns} FROM posts"), IdLookup::Computed),
+        (format!("SELECT id::text AS id, {columns} FROM posts"), IdLookup::Function),
+        (format!("SELECT 'p' || id AS id, {columns} FROM posts"), IdLookup::Function),
+        (
+            format!("SELECT lower(p.slug) AS id, {columns} FROM posts p JOIN states s ON s.id = p.state"),
+            IdLookup::Function,
+        ),
+        (format!("SELECT id * 1 AS id, {columns} FROM posts"), IdLookup::Computed),
     ] {
         let (plan, _) = read_with_warnings(&client, &mapping(&[(Entity::Posts, &query)])).await.expect(&query);
         let posts = plan.entity(Entity::Posts).expect("posts");
@@ -162,7 +167,7 @@ async fn an_id_is_looked_up_by_its_column_where_it_is_one() {
         let found = match expected {
             IdLookup::Integer => client.query(&statement, &[&vec![2_i64, 7_000_000_000]]).await,
             IdLookup::Text => client.query(&statement, &[&vec!["two", "zero"]]).await,
-            IdLookup::Computed => client.query(&statement, &[&vec!["2", "p2", "x"]]).await,
+            IdLookup::Function | IdLookup::Computed => client.query(&statement, &[&vec!["2", "p2", "two", "x"]]).await,
             IdLookup::Uuid => unreachable!("no post has one"),
         };
         assert_eq!(found.expect(&query).len(), 1, "{query}");

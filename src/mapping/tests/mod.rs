@@ -31,6 +31,9 @@ async fn fill(client: &Client, plan: &Plan) {
         .batch_execute("DROP SCHEMA IF EXISTS portalhook_mirror CASCADE; CREATE SCHEMA portalhook_mirror")
         .await
         .expect("schema");
+    for sql in plan.id_functions_sql() {
+        client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{error:?}: {sql}"));
+    }
     for table in &plan.tables {
         client.batch_execute(&table.create_sql()).await.expect("create the mirror");
         let stored = || table.columns.iter().filter(|column| column.is_stored());

@@ -9,7 +9,7 @@ async fn what_stands_in_the_way_is_named_with_its_fix() {
         (
             "ALTER TABLE posts REPLICA IDENTITY NOTHING",
             "ALTER TABLE posts REPLICA IDENTITY DEFAULT",
-            "ALTER TABLE \"public\".\"posts\" REPLICA IDENTITY DEFAULT",
+            "ALTER TABLE public.posts REPLICA IDENTITY DEFAULT",
         ),
         (
             "ALTER TABLE comments DROP CONSTRAINT comments_pkey CASCADE",
@@ -50,20 +50,25 @@ async fn what_stands_in_the_way_is_named_with_its_fix() {
 #[tokio::test]
 async fn a_publication_follows_the_mapping_and_loses_lists_and_filters() {
     let server = application(FIDER);
+    // 14 knows no lists and filters.
+    let knows_lists = lines(&server, "SELECT current_setting('server_version_num')::int >= 150000") == ["t"];
+    let list = if knows_lists { "(id, title)" } else { "" };
     server
-        .psql("portal", "CREATE PUBLICATION portalhook FOR TABLE public.posts (id, title), public.user_providers, public.users WITH (publish = 'insert')")
+        .psql("portal", &format!("CREATE PUBLICATION portalhook FOR TABLE public.posts {list}, public.user_providers, public.users WITH (publish = 'insert')"))
         .expect("an old publication");
     report(&options(&server)).await.expect("setup");
     assert_eq!(
-        lines(&server, "SELECT tablename, attnames IS NULL OR cardinality(attnames) > 5, rowfilter IS NULL FROM pg_publication_tables ORDER BY 1")
-            .iter()
-            .map(|line| line.split('|').next().unwrap_or_default())
-            .collect::<Vec<_>>(),
+        lines(&server, "SELECT tablename FROM pg_publication_tables ORDER BY 1"),
         ["comments", "post_votes", "posts", "tenants", "users"]
     );
     assert_eq!(
-        lines(&server, "SELECT count(prattrs), count(prqual), bool_and(pubviaroot AND pubinsert AND pubupdate AND pubdelete AND pubtruncate)
-                        FROM pg_publication_rel JOIN pg_publication AS p ON p.oid = prpubid"),
-        ["0|0|t"]
+        lines(
+            &server,
+            "SELECT pubviaroot AND pubinsert AND pubupdate AND pubdelete AND pubtruncate FROM pg_publication"
+        ),
+        ["t"]
     );
+    if knows_lists {
+        assert_eq!(lines(&server, "SELECT count(prattrs), count(prqual) FROM pg_publication_rel"), ["0|0"]);
+    }
 }

@@ -4,11 +4,13 @@
 mod applications;
 mod body;
 mod command_line;
+mod commands;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
 mod endpoints;
 mod long_way;
+mod operators;
 mod oracle;
 mod rights;
 mod service;

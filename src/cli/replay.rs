@@ -48,13 +48,11 @@ pub(crate) async fn run(options: Options, config: &Config) -> Result<()> {
         .map_err(|error| database::refused("replay", error))?
         .get(0);
     let span = format!("from {} to {}", short(&since), short(&until));
-    match made {
-        0 => {
-            say(&format!("nothing to send again: {endpoint} was sent nothing {span}, or all of it is about to be sent"))
-        }
-        1 => say(&format!("1 delivery goes again to {endpoint}, {span}")),
-        _ => say(&format!("{made} deliveries go again to {endpoint}, in their order, {span}")),
-    }
+    say(&match made {
+        0 => format!("nothing to send again: {endpoint} was sent nothing {span}, or all of it is about to be sent"),
+        1 => format!("1 delivery goes again to {endpoint}, {span}"),
+        _ => format!("{made} deliveries go again to {endpoint}, in their order, {span}"),
+    });
     if made > 0 && !database::is_streaming(&session).await? {
         say(NOT_RUNNING);
     }

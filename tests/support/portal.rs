@@ -1,6 +1,7 @@
 //! A portal's database with portalhook set up in it, and what a test does with it.
 
 use std::path::PathBuf;
+use std::process::Output;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -65,12 +66,19 @@ impl Portal {
         assert!(output.status.success(), "setup: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
 
-    pub(crate) fn try_setup(&self, views: &str) -> std::process::Output {
+    pub(crate) fn try_setup(&self, views: &str) -> Output {
         let file = self.directory.path().join("views.sql");
         std::fs::write(&file, views).expect("write the views");
         let (config, file) = (self.config().display().to_string(), file.display().to_string());
         let admin = self.database.owner_url();
         process::output(&["--config", &config, "setup", "--admin-url", &admin, "--views", &file])
+    }
+
+    /// Runs a command of an operator to its end, as the daemon's role.
+    #[track_caller]
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
+        let config = self.config().display().to_string();
+        process::output(&[&["--config", &config], arguments].concat())
     }
 
     /// Changes the configuration file.

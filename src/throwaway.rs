@@ -95,6 +95,7 @@ impl Throwaway {
         )
     }
 
+    #[cfg(test)]
     pub(crate) fn port(&self) -> u16 {
         self.port
     }

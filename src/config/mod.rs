@@ -73,19 +73,11 @@ impl fmt::Debug for DatabaseUrl {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Capture {
-    pub(crate) mode: CaptureMode,
     /// `None`: `portalhook_<database oid>`.
     pub(crate) slot: Option<String>,
     pub(crate) publication: String,
     /// Bytes of WAL that the slot may hold back before it is given up.
     pub(crate) max_wal: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CaptureMode {
-    /// The write-ahead log, where the server allows it.
-    Auto,
-    Wal,
 }
 
 #[derive(Clone, Debug)]
@@ -164,10 +156,10 @@ pub(crate) fn load(
 impl Config {
     fn from_written(written: &Written) -> Result<Self> {
         let read = Reader(written);
+        check_capture_mode(written)?;
         Ok(Self {
             database: Database { url: read.text("database.url", DatabaseUrl::parse)? },
             capture: Capture {
-                mode: capture_mode(written)?,
                 slot: read.text("capture.slot", slot_name)?,
                 publication: read.text("capture.publication", identifier)?.unwrap_or_else(|| "portalhook".to_owned()),
                 max_wal: read.text("capture.max_wal", units::size)?.unwrap_or(8 << 30),
@@ -219,10 +211,10 @@ impl Reader<'_> {
     }
 }
 
-fn capture_mode(written: &Written) -> Result<CaptureMode> {
+/// Both modes that there are read the write-ahead log.
+fn check_capture_mode(written: &Written) -> Result<()> {
     match written.text("capture.mode") {
-        None | Some("auto") => Ok(CaptureMode::Auto),
-        Some("wal") => Ok(CaptureMode::Wal),
+        None | Some("auto" | "wal") => Ok(()),
         Some("trigger") => {
             Err(Error::usage("capture.mode = \"trigger\" is not available yet: use \"auto\" or \"wal\""))
         }

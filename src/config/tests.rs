@@ -15,7 +15,6 @@ fn with(toml: &str, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> Resul
 #[test]
 fn without_a_word_the_defaults_of_the_design_hold() {
     let config = with("", &[], &[]).expect("valid");
-    assert_eq!(config.capture.mode, CaptureMode::Auto);
     assert_eq!(config.capture.slot, None);
     assert_eq!(config.capture.publication, "portalhook");
     assert_eq!(config.capture.max_wal, 8 * 1024 * 1024 * 1024);

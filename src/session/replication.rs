@@ -85,6 +85,7 @@ impl Replication {
     }
 
     /// The server process that serves this connection: who would end it can name it to `pg_terminate_backend`.
+    #[cfg(test)]
     pub(crate) fn process(&self) -> i32 {
         self.greeting.process
     }
@@ -165,11 +166,6 @@ impl Replication {
 }
 
 impl ExportedSlot {
-    /// The slot stays, its snapshot ends.
-    pub(crate) fn keep(self) -> Replication {
-        self.connection
-    }
-
     /// The copy failed: the slot must not hold WAL for nobody.
     pub(crate) async fn discard(mut self) -> Result<()> {
         let command = format!("DROP_REPLICATION_SLOT {}", identifier(&self.slot));

@@ -17,7 +17,7 @@ async fn the_snapshot_and_the_stream_meet_without_gap_or_overlap() {
     portal.sql("COMMIT").await;
 
     let lsn = exported.consistent_point;
-    drop(exported.keep());
+    drop(exported);
     let mut capture = portal.capture(lsn, 1 << 20);
     assert_eq!(inserted(&capture.next().await), ["2"]);
     capture.stop().await;

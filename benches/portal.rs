@@ -100,7 +100,9 @@ impl Portal {
     }
 
     fn daemon(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portalhook"));
+        // Two builds are compared with one harness.
+        let other = std::env::var_os("BENCH_BINARY");
+        let mut command = Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_portalhook").into()));
         for (name, _) in std::env::vars_os() {
             // Settings of the surrounding shell are not the bench's.
             if name.to_string_lossy().starts_with("PORTALHOOK_") && name != "PORTALHOOK_LOG" {

@@ -8,6 +8,7 @@ mod lanes;
 mod network;
 mod outcome;
 mod outlet;
+mod recent;
 mod retry;
 mod secrets;
 mod send;

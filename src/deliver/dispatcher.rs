@@ -202,8 +202,8 @@ impl Dispatcher {
             if now >= self.reload_at && !self.reloading {
                 self.reload(now);
             }
-            while let Some((_, endpoint)) = self.wakes.first().copied().filter(|(at, _)| *at <= now) {
-                self.wakes.pop_first();
+            let later = self.wakes.split_off(&(now, i64::MAX));
+            for (_, endpoint) in std::mem::replace(&mut self.wakes, later) {
                 if let Some(outlet) = self.outlets.get_mut(&endpoint) {
                     outlet.wake = None;
                 }

@@ -2,11 +2,15 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test format lint docs tools test-tools
+.PHONY: demo bench test format lint docs tools test-tools
 
 # The main job on a throw-away PostgreSQL: all seven events arriving and verifying.
 demo: tools
 	$(CARGO) run --quiet -- demo
+
+# The main job as a share of what HTTP and PostgreSQL allow, in one run; fails where a limit is missed.
+bench: tools
+	$(CARGO) bench --bench portalhook-bench
 
 # Everything: format, lints, documentation, unit, property and integration tests.
 test: test-tools format lint docs

@@ -16,7 +16,7 @@ pub(super) struct Group {
     pub(super) checkpoint: Checkpoint,
     pub(super) events: Vec<Recorded>,
     pub(super) failures: Vec<(Lsn, RowFailure)>,
-    /// An endpoint was added, removed, or given a sequence number.
+    /// An endpoint was added, changed or removed.
     pub(super) routes_changed: bool,
     pub(super) transactions: usize,
     pub(super) batches: usize,
@@ -38,7 +38,6 @@ impl Group {
     pub(super) fn push(&mut self, net: &Net, max_body: usize, mut event: Recorded) {
         self.checkpoint.position += 1;
         event.position = self.checkpoint.position;
-        self.routes_changed |= !event.routes.is_empty();
         if let Some(body) = event.body.take_if(|body| body.len() > max_body) {
             tracing::warn!(
                 event = event.event,

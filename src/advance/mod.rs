@@ -29,7 +29,7 @@ use crate::change::Transaction;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
-use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::checkpoint::{self, Checkpoint};
 use crate::ledger::feed::{Committed, Feed};
 use crate::ledger::partitions;
 use crate::ledger::record::{self, Recorded};
@@ -186,24 +186,28 @@ impl Advance {
         let sent = sql.sent();
         let mut group = Group::new(checkpoint);
         group.transactions = nets.len();
-        sql.run("begin a group", "BEGIN").await?;
+        sql.post_plain("begin a group", "BEGIN").await?;
         let wanted: Vec<(i64, u64)> =
             nets.iter().flat_map(|net| net.operations.iter().map(|at| (at.number, net.xid))).collect();
         let operations = operations::read(sql, &wanted).await?;
         for part in parts(nets) {
             self.part(sql, part, &operations, &mut group).await?;
         }
+        failpoint::hit("evaluated");
+        // From here on everything is sent at once, COMMIT included: after an error, the fence's too, COMMIT rolls back.
         record::events(sql, &self.day, &group.events).await?;
         self.counters.write(sql).await?;
         if group.routes_changed {
             record::routes(sql, &self.routes, started_at).await?;
+        } else {
+            record::sequences(sql, &group.events).await?;
         }
         record::failures(sql, &self.plan, &group.failures).await?;
         group.checkpoint.advance(sql).await?;
-        failpoint::hit("evaluated");
-        sql.run("commit a group", "COMMIT").await?;
+        sql.post_plain("commit a group", "COMMIT").await?;
+        let written = durable::written(sql).await.map_err(checkpoint::fenced)?;
+        sql.settle().await.map_err(checkpoint::fenced)?;
         failpoint::hit("committed");
-        let written = durable::written(sql).await?;
         tracing::debug!(
             transactions = group.transactions,
             batches = group.batches,

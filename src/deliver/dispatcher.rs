@@ -19,6 +19,7 @@ use super::flight::Flights;
 use super::lanes::MOST_RESTING;
 use super::network;
 use super::outlet::{Body, Outlet};
+use super::recent::Recent;
 use super::secrets::Secrets;
 use super::send::Sender;
 use super::{Load, Settings};
@@ -33,6 +34,8 @@ const FLUSH_AFTER: Duration = Duration::from_millis(50);
 const FLUSH_AT: usize = 500;
 /// Settings and due deliveries are read at least this often; a notification makes it sooner.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
+/// Attempts that one turn of the loop takes back.
+const LANDINGS_AT_ONCE: usize = 64;
 /// A cursor that has nothing to record follows the stream in steps of this many positions.
 const IDLE_STEP: i64 = 10_000;
 /// What waits is counted for others to look at so soon after it changed.
@@ -93,6 +96,7 @@ struct Dispatcher {
     landed: HashMap<(i64, i64), bool>,
     /// Everything up to here is committed.
     committed: i64,
+    recent: Recent,
     /// Outcomes that wait to be recorded, and since when.
     batch: Batch,
     flush_at: Option<Instant>,
@@ -128,6 +132,7 @@ impl Dispatcher {
             absent: BTreeSet::new(),
             landed: HashMap::new(),
             committed,
+            recent: Recent::default(),
             batch: Batch::default(),
             flush_at: None,
             flushing: false,
@@ -147,9 +152,9 @@ impl Dispatcher {
     ) -> Result<()> {
         while !self.is_drained() {
             let timer = self.next_timer();
-            // The order is the priority: a shutdown waits behind nothing; what the ledger answers and what attempts
-            // bring back makes room, and is bounded by what was asked and started; news takes room, and what does not
-            // fit stays in the ledger; settings and time can wait a moment.
+            // The order is the priority: a shutdown waits behind nothing; what the ledger answers is bounded by what was
+            // asked; news comes a few times a second, is cheap to remember and dear to read back; what attempts bring back
+            // makes room, and is bounded by what was started; settings and time can wait a moment.
             tokio::select! { biased;
                 changed = shutdown.wait_for(|stop| *stop), if self.draining.is_none() => {
                     // A sender that is gone wants us gone.
@@ -157,8 +162,15 @@ impl Dispatcher {
                     self.draining = Some(Instant::now() + self.settings.drain);
                 }
                 Some(answer) = self.asked.next() => self.answered(answer?),
-                Some(landed) = self.flights.next() => self.landed(landed?),
                 news = feed.next(), if self.draining.is_none() => self.heard(news),
+                Some(landed) = self.flights.next() => {
+                    self.landed(landed?);
+                    // Those that came back with it: a turn of the loop for each would cost as much as landing it.
+                    for _ in 0..LANDINGS_AT_ONCE {
+                        let Some(landed) = self.flights.try_next() else { break };
+                        self.landed(landed?);
+                    }
+                }
                 notice = notices.recv() => match notice {
                     Some(()) => self.reload_at = Instant::now(),
                     None => return Err(Error::new(Kind::Unavailable, "the connection that reads the ledger was lost")),
@@ -212,8 +224,8 @@ impl Dispatcher {
             if now >= self.reload_at && !self.reloading {
                 self.reload(now);
             }
-            while let Some((_, endpoint)) = self.wakes.first().copied().filter(|(at, _)| *at <= now) {
-                self.wakes.pop_first();
+            let later = self.wakes.split_off(&(now, i64::MAX));
+            for (_, endpoint) in std::mem::replace(&mut self.wakes, later) {
                 if let Some(outlet) = self.outlets.get_mut(&endpoint) {
                     outlet.wake = None;
                 }
@@ -272,31 +284,25 @@ impl Dispatcher {
             }
             News::Offer(offer) => {
                 self.committed = self.committed.max(offer.through);
-                let routed = by_endpoint(&offer);
-                self.note_strays(&offer, &routed, now);
-                let mut touched = Vec::new();
-                for (endpoint, outlet) in &mut self.outlets {
-                    let own = routed.get(endpoint).map_or(&[][..], Vec::as_slice);
-                    if outlet.offer(&offer, own, now) || outlet.wants(self.committed).is_some() {
-                        touched.push(*endpoint);
-                    }
-                }
-                touched.into_iter().for_each(|endpoint| self.pump(endpoint, now));
+                self.note_strays(&offer, now);
+                self.recent.push(offer);
+                let all: Vec<i64> = self.outlets.keys().copied().collect();
+                all.into_iter().for_each(|endpoint| self.pump(endpoint, now));
             }
         }
     }
 
-    fn note_strays(&mut self, offer: &Offer, routed: &HashMap<i64, Vec<(usize, i64)>>, now: Instant) {
-        for (endpoint, events) in routed {
-            if self.outlets.contains_key(endpoint) || self.opening.contains(endpoint) {
-                continue;
-            }
-            if let Some((index, sequence)) = events.first() {
-                let before = Cursor { position: offer.events[*index].position - 1, sequence: sequence - 1 };
+    fn note_strays(&mut self, offer: &Offer, now: Instant) {
+        for event in &offer.events {
+            for (endpoint, sequence) in &event.routes {
+                if self.outlets.contains_key(endpoint) || self.opening.contains(endpoint) {
+                    continue;
+                }
+                let before = Cursor { position: event.position - 1, sequence: sequence - 1 };
                 self.strays.entry(*endpoint).or_insert(before);
-            }
-            if !self.absent.contains(endpoint) {
-                self.reload_at = now;
+                if !self.absent.contains(endpoint) {
+                    self.reload_at = now;
+                }
             }
         }
     }
@@ -306,6 +312,11 @@ impl Dispatcher {
         let Some(outlet) = self.outlets.get_mut(&id) else { return };
         if outlet.closing || self.draining.is_some() {
             return;
+        }
+        if outlet.wants(self.committed).is_some() {
+            for offer in self.recent.after(outlet.read_mark()) {
+                outlet.offer(offer, now);
+            }
         }
         let mut absent = (Vec::new(), Vec::new());
         while let Some(position) = outlet.lane.next(now) {
@@ -327,7 +338,9 @@ impl Dispatcher {
             self.wakes.insert((at, id));
         }
         outlet.make_room(self.committed);
-        let window = outlet.wants(self.committed);
+        // From the ledger comes what is older than what we remember.
+        let recent = self.recent.first().filter(|first| *first > outlet.read_mark());
+        let window = outlet.wants(recent.unwrap_or(self.committed).min(self.committed));
         outlet.reading |= window.is_some();
         let ledger = self.ledger.clone();
         if let Some(window) = window {
@@ -360,15 +373,4 @@ impl Dispatcher {
             self.close(id);
         }
     }
-}
-
-/// Which events of an offer go where: indexes and sequences by endpoint.
-fn by_endpoint(offer: &Offer) -> HashMap<i64, Vec<(usize, i64)>> {
-    let mut routed: HashMap<i64, Vec<(usize, i64)>> = HashMap::new();
-    for (index, event) in offer.events.iter().enumerate() {
-        for (endpoint, sequence) in &event.routes {
-            routed.entry(*endpoint).or_default().push((index, *sequence));
-        }
-    }
-    routed
 }

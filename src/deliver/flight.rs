@@ -43,7 +43,7 @@ impl Flights {
             let outcome = match delivery.body {
                 Body::Here(body) => {
                     let keys = match &endpoint.secret {
-                        Some(secret) => Keys { current: secret.clone(), previous: None },
+                        Some(secret) => Arc::new(Keys { current: secret.clone(), previous: None }),
                         None => secrets.keys(ledger.client(), delivery.portal.as_deref().unwrap_or("")).await?,
                     };
                     let (endpoint, id, sequence) = (&*endpoint, &*delivery.id, delivery.sequence);
@@ -65,6 +65,12 @@ impl Flights {
     /// The next attempt that comes back; `None` while there is none in flight. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Option<Result<Landed>> {
         let landed = self.set.join_next().await?;
+        Some(landed.unwrap_or_else(|panic| Err(Error::failed(format!("an attempt broke off: {panic}")))))
+    }
+
+    /// One that has come back already.
+    pub(crate) fn try_next(&mut self) -> Option<Result<Landed>> {
+        let landed = self.set.try_join_next()?;
         Some(landed.unwrap_or_else(|panic| Err(Error::failed(format!("an attempt broke off: {panic}")))))
     }
 

@@ -144,7 +144,9 @@ impl<D> Lane<D> {
 
     /// When `next` may have more to give without any outcome in between.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
-        let probe = if self.fresh.is_empty() { None } else { self.breaker.waits_until() };
+        // Where there is no place for it, a probe that is due waits for an outcome, not for the time.
+        let may_probe = !self.fresh.is_empty() && self.is_hungry() && self.resting.len() < MOST_RESTING;
+        let probe = if may_probe { self.breaker.waits_until() } else { None };
         let expiry = match self.ordering {
             Ordering::Causal => self.blocked.first().map(|(until, _)| *until),
             Ordering::None | Ordering::Strict => None,

@@ -9,6 +9,7 @@ mod lanes;
 mod network;
 mod outcome;
 mod outlet;
+mod recent;
 mod retry;
 mod secrets;
 mod send;

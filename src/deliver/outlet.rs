@@ -103,13 +103,11 @@ impl Outlet {
         self.endpoint = endpoint;
     }
 
-    /// Takes what continues from the reading mark, as far as there is room; `routed` are the offer's events that go here,
-    /// with their sequence. True if something new waits.
-    pub(crate) fn offer(&mut self, offer: &Offer, routed: &[(usize, i64)], now: Instant) -> bool {
-        if offer.after > self.read_mark || self.closing {
-            return false;
+    /// Takes what continues from the reading mark, as far as there is room.
+    pub(crate) fn offer(&mut self, offer: &Offer, now: Instant) {
+        if offer.after <= self.read_mark && !self.closing && !self.reading {
+            self.take(offer.to(self.endpoint.id), offer.through, now);
         }
-        self.take(routed.iter().map(|(index, sequence)| (&offer.events[*index], *sequence)), offer.through, now)
     }
 
     /// Takes what was read from the ledger.
@@ -126,15 +124,14 @@ impl Outlet {
     }
 
     /// Events in order, which are all of this endpoint's from the reading mark up to `through`.
-    fn take<'a>(&mut self, events: impl Iterator<Item = (&'a Committed, i64)>, through: i64, now: Instant) -> bool {
-        let mut taken = false;
+    fn take<'a>(&mut self, events: impl Iterator<Item = (&'a Committed, i64)>, through: i64, now: Instant) {
         for (event, sequence) in events {
             if event.position <= self.read_mark {
                 continue;
             }
             if self.waiting >= WAITING_EVENTS || self.waiting_bytes >= WAITING_BYTES {
                 self.read_mark = event.position - 1;
-                return taken;
+                return;
             }
             self.read_mark = event.position;
             self.last_sequence = self.last_sequence.max(sequence);
@@ -142,11 +139,9 @@ impl Outlet {
             if !self.settled.remove(&event.position) && self.lane.get(event.position).is_none() {
                 self.unrecorded.insert(event.position, sequence);
                 self.admit(event, sequence, now);
-                taken = true;
             }
         }
         self.read_mark = self.read_mark.max(through);
-        taken
     }
 
     fn admit(&mut self, event: &Committed, sequence: i64, now: Instant) {
@@ -190,6 +185,11 @@ impl Outlet {
                 self.release(position);
             }
         }
+    }
+
+    /// Everything routed here up to this position is known.
+    pub(crate) fn read_mark(&self) -> i64 {
+        self.read_mark
     }
 
     /// What to read next, if the outlet is behind `committed` and has room.

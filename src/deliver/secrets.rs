@@ -1,7 +1,7 @@
 //! The portals' secrets, in memory for as long as the settings are; the table is the truth.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_postgres::Client;
 
@@ -11,14 +11,14 @@ use crate::error::{Context as _, Error, Result};
 /// Keys by portal; the empty name stands for events without a portal.
 #[derive(Default)]
 pub(crate) struct Secrets {
-    known: Mutex<HashMap<String, Keys>>,
+    known: Mutex<HashMap<String, Arc<Keys>>>,
 }
 
 impl Secrets {
     /// What signs for a portal now. Creates the portal's secret if it has none.
-    pub(crate) async fn keys(&self, client: &Client, portal: &str) -> Result<Keys> {
+    pub(crate) async fn keys(&self, client: &Client, portal: &str) -> Result<Arc<Keys>> {
         if let Some(keys) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(portal) {
-            return Ok(keys.clone());
+            return Ok(Arc::clone(keys));
         }
         let context = || format!("load the secret of portal '{portal}'");
         let row = client.query_one("SELECT portalhook.secret($1)", &[&portal]).await.context(context())?;
@@ -29,8 +29,9 @@ impl Secrets {
             None => None,
         };
         let parse = |text: &str| Secret::parse(text).map_err(|error| Error::failed(format!("{}: {error}", context())));
-        let keys = Keys { current: parse(&current)?, previous: previous.as_deref().map(parse).transpose()? };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(portal.to_owned(), keys.clone());
+        let previous = previous.as_deref().map(parse).transpose()?;
+        let keys = Arc::new(Keys { current: parse(&current)?, previous });
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(portal.to_owned(), Arc::clone(&keys));
         Ok(keys)
     }
 

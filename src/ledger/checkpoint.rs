@@ -5,13 +5,18 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::lsn::Lsn;
-use crate::mirror::prepared::Prepared;
+use crate::mirror::prepared::{Owned, Prepared};
 
 const TAKE: &str = "UPDATE portalhook.checkpoint SET epoch = epoch + 1, updated_at = now() \
                     RETURNING lsn::text, xid, position, epoch, source, system_identifier, database_oid, slot, publication";
 
-const ADVANCE: &str = "UPDATE portalhook.checkpoint SET lsn = $1::text::pg_lsn, xid = $2, position = $3, updated_at = now() \
-                       WHERE epoch = $4";
+const MOVE: &str = "move the checkpoint";
+
+/// Divides by zero where another process took the capture: what is sent behind it then cannot commit.
+const ADVANCE: &str = "WITH moved AS (
+        UPDATE portalhook.checkpoint SET lsn = $1::text::pg_lsn, xid = $2, position = $3, updated_at = now()
+        WHERE epoch = $4 RETURNING 1
+    ) SELECT 1 / count(*) FROM moved";
 
 /// The row of `portalhook.checkpoint`.
 #[derive(Clone, Debug)]
@@ -54,16 +59,19 @@ impl Checkpoint {
         })
     }
 
-    /// Moves on to where the group ends, inside its transaction; refused when another process took the capture.
+    /// Moves on to where the group ends, inside its transaction: posted, see `fenced`.
     pub(crate) async fn advance(&self, sql: &Prepared<'_>) -> Result<()> {
         let xid = i64::try_from(self.xid).map_err(|_| Error::failed("a transaction id is out of range"))?;
-        let moved = sql
-            .execute("move the checkpoint", ADVANCE, &[&self.lsn.to_string(), &xid, &self.position, &self.epoch])
-            .await?;
-        if moved == 1 {
-            Ok(())
-        } else {
-            Err(Error::new(Kind::Fenced, "another portalhook took over the capture of this database: this one stops"))
-        }
+        let parameters: Vec<Owned> =
+            vec![Box::new(self.lsn.to_string()), Box::new(xid), Box::new(self.position), Box::new(self.epoch)];
+        sql.post(MOVE, ADVANCE, parameters).await
     }
+}
+
+/// What the answers of a group commit mean: its fence is an error of PostgreSQL's.
+pub(crate) fn fenced(error: Error) -> Error {
+    if error.sqlstate() == Some(&SqlState::DIVISION_BY_ZERO) && error.to_string().starts_with(MOVE) {
+        return Error::new(Kind::Fenced, "another portalhook took over the capture of this database: this one stops");
+    }
+    error
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 /// Offers that may lie unread.
 const OFFERS: usize = 256;
 /// Bytes of bodies that may lie unread.
-const BYTES: usize = 16 << 20;
+const BYTES: usize = 8 << 20;
 
 /// A recorded event and where it goes.
 #[derive(Clone, Debug)]
@@ -41,6 +41,21 @@ pub(crate) struct Offer {
     pub(crate) through: i64,
     pub(crate) events: Vec<Committed>,
     bytes: usize,
+}
+
+impl Offer {
+    /// Bytes of its bodies.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The events that go to an endpoint, each with its sequence there.
+    pub(crate) fn to(&self, endpoint: i64) -> impl Iterator<Item = (&Committed, i64)> {
+        self.events.iter().filter_map(move |event| {
+            let (_, sequence) = event.routes.iter().find(|(routed, _)| *routed == endpoint)?;
+            Some((event, *sequence))
+        })
+    }
 }
 
 /// The writer's end.

@@ -1,5 +1,7 @@
 //! Events, routes and failed rows of one group commit → the ledger.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::error::Result;
@@ -7,10 +9,11 @@ use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
 use crate::mirror::array::TextArray;
 use crate::mirror::evaluate::RowFailure;
-use crate::mirror::prepared::Prepared;
+use crate::mirror::prepared::{Owned, Prepared};
 use crate::route::{Routed, Routes};
 
 const EVENTS: &str = include_str!("../../sql/queries/record_events.sql");
+const SEQUENCES: &str = include_str!("../../sql/queries/record_sequences.sql");
 const ROUTES: &str = include_str!("../../sql/queries/record_routes.sql");
 const FAILURES: &str = include_str!("../../sql/queries/record_row_failures.sql");
 
@@ -38,37 +41,47 @@ pub(crate) async fn events(sql: &Prepared<'_>, day: &str, events: &[Recorded]) -
     if events.is_empty() {
         return Ok(());
     }
-    let integers = |pick: &dyn Fn(&Recorded) -> i64| events.iter().map(pick).collect::<Vec<i64>>();
-    let texts = |pick: &dyn Fn(&Recorded) -> Option<Bytes>| TextArray(events.iter().map(pick).collect());
+    let integers = |pick: &dyn Fn(&Recorded) -> i64| Box::new(events.iter().map(pick).collect::<Vec<i64>>());
+    let texts = |pick: &dyn Fn(&Recorded) -> Option<Bytes>| Box::new(TextArray(events.iter().map(pick).collect()));
     let text = |value: &str| Some(Bytes::copy_from_slice(value.as_bytes()));
     let list = |event: &Recorded, pick: &dyn Fn(&Routed) -> i64| {
         let numbers: Vec<String> = event.routes.iter().map(|route| pick(route).to_string()).collect();
         text(&format!("{{{}}}", numbers.join(",")))
     };
-    sql.execute(
+    sql.post(
         "record events",
         EVENTS,
-        &[
-            &day,
-            &integers(&|event| event.position),
-            &texts(&|event| text(&event.id)),
-            &texts(&|event| text(&event.event)),
-            &integers(&|event| event.commit_micros),
-            &integers(&|event| i64::try_from(event.xid).unwrap_or(i64::MAX)),
-            &texts(&|event| text(&event.lsn.to_string())),
-            &texts(&|event| event.portal.as_deref().and_then(text)),
-            &texts(&|event| event.post.as_deref().and_then(text)),
-            &texts(&|event| text(&event.entity)),
-            &texts(&|event| list(event, &|route| route.0)),
-            &texts(&|event| list(event, &|route| route.1)),
-            &texts(&|event| event.body.clone()),
+        vec![
+            Box::new(day.to_owned()),
+            integers(&|event| event.position),
+            texts(&|event| text(&event.id)),
+            texts(&|event| text(&event.event)),
+            integers(&|event| event.commit_micros),
+            integers(&|event| i64::try_from(event.xid).unwrap_or(i64::MAX)),
+            texts(&|event| text(&event.lsn.to_string())),
+            texts(&|event| event.portal.as_deref().and_then(text)),
+            texts(&|event| event.post.as_deref().and_then(text)),
+            texts(&|event| text(&event.entity)),
+            texts(&|event| list(event, &|route| route.0)),
+            texts(&|event| list(event, &|route| route.1)),
+            texts(&|event| event.body.clone()),
         ],
     )
-    .await?;
-    Ok(())
+    .await
 }
 
-/// Writes the endpoints as of the stream, with the cursors of new ones: called when something was routed or changed.
+/// Writes the sequence numbers that these events took.
+pub(crate) async fn sequences(sql: &Prepared<'_>, events: &[Recorded]) -> Result<()> {
+    let last: BTreeMap<i64, i64> = events.iter().flat_map(|event| event.routes.iter().copied()).collect();
+    if last.is_empty() {
+        return Ok(());
+    }
+    let (endpoints, sequences): (Vec<i64>, Vec<i64>) = last.into_iter().unzip();
+    sql.post("record sequences", SEQUENCES, vec![Box::new(endpoints), Box::new(sequences)]).await
+}
+
+/// Writes the endpoints as of the stream with their sequence numbers, and the cursors of new ones: called when an endpoint
+/// was added, changed or removed.
 pub(crate) async fn routes(sql: &Prepared<'_>, routes: &Routes, position: i64) -> Result<()> {
     let endpoints: Vec<i64> = routes.iter().map(|(endpoint, _)| endpoint).collect();
     let sequences: Vec<i64> = routes.iter().map(|(_, route)| route.sequence).collect();
@@ -76,9 +89,10 @@ pub(crate) async fn routes(sql: &Prepared<'_>, routes: &Routes, position: i64) -
         .iter()
         .map(|(_, route)| serde_json::to_string(&route.events).unwrap_or_else(|_| "[]".to_owned()))
         .collect();
-    let portals: Vec<Option<&str>> = routes.iter().map(|(_, route)| route.portal.as_deref()).collect();
-    sql.execute("record routes", ROUTES, &[&endpoints, &events, &portals, &sequences, &position]).await?;
-    Ok(())
+    let portals: Vec<Option<String>> = routes.iter().map(|(_, route)| route.portal.clone()).collect();
+    let parameters: Vec<Owned> =
+        vec![Box::new(endpoints), Box::new(events), Box::new(portals), Box::new(sequences), Box::new(position)];
+    sql.post("record routes", ROUTES, parameters).await
 }
 
 /// Rows that the mapping could not evaluate.

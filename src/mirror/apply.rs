@@ -5,7 +5,7 @@ use tokio_postgres::types::ToSql;
 
 use super::array::TextArray;
 use super::net::{Key, Mirrored, Write, stored_columns};
-use super::prepared::{Prepared, quote};
+use super::prepared::{Owned, Prepared, quote};
 use crate::change::{Row, TupleData};
 use crate::error::{Error, Result};
 use crate::mapping::plan::{Plan, Table};
@@ -186,14 +186,12 @@ impl MirrorSql {
 
     pub(crate) async fn delete(&self, sql: &Prepared<'_>, keys: &[&Key]) -> Result<()> {
         let arrays = self.key_arrays(keys);
-        sql.execute(&format!("delete from the mirror of {}", self.name), &self.delete, &parameters(&arrays)).await?;
-        Ok(())
+        sql.post(format!("delete from the mirror of {}", self.name), &self.delete, owned(arrays)).await
     }
 
     pub(crate) async fn insert(&self, sql: &Prepared<'_>, rows: &[&Row]) -> Result<()> {
         let arrays = self.row_arrays(rows.iter().copied());
-        sql.execute(&format!("insert into the mirror of {}", self.name), &self.insert, &parameters(&arrays)).await?;
-        Ok(())
+        sql.post(format!("insert into the mirror of {}", self.name), &self.insert, owned(arrays)).await
     }
 
     pub(crate) async fn update(&self, sql: &Prepared<'_>, rows: &[&Row]) -> Result<()> {
@@ -370,6 +368,10 @@ pub(super) fn columns<'r>(count: usize, rows: impl Iterator<Item = &'r Row>) -> 
         }
     }
     arrays
+}
+
+fn owned(arrays: Vec<TextArray>) -> Vec<Owned> {
+    arrays.into_iter().map(|array| Box::new(array) as Owned).collect()
 }
 
 pub(super) fn parameters(arrays: &[TextArray]) -> Vec<&(dyn ToSql + Sync)> {

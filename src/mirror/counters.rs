@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::array::TextArray;
-use super::prepared::Prepared;
+use super::prepared::{Owned, Prepared};
 use crate::error::Result;
 use crate::event::body::Counters;
 use crate::mapping::plan::Entity;
@@ -78,7 +78,9 @@ impl CounterRows {
         let (posts, votes) = (column(|counters| counters.posts), column(|counters| counters.votes));
         let (comments, comment_votes) =
             (column(|counters| counters.comments), column(|counters| counters.comment_votes));
-        sql.execute("write counters", WRITE, &[&ids, &posts, &votes, &comments, &comment_votes]).await?;
+        let parameters: Vec<Owned> =
+            vec![Box::new(ids), Box::new(posts), Box::new(votes), Box::new(comments), Box::new(comment_votes)];
+        sql.post("write counters", WRITE, parameters).await?;
         if self.known.len() > REMEMBERED {
             self.known.clear();
         }

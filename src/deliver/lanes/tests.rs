@@ -216,3 +216,23 @@ proptest! {
         prop_assert!(lane.fresh.is_empty() && lane.again.is_empty() && lane.blocked.is_empty() && lane.in_flight() == 0);
     }
 }
+
+/// The dispatcher would look again and again, and never hear of the outcome that makes room.
+#[test]
+fn a_probe_that_is_due_asks_for_no_look_while_there_is_no_place_for_it() {
+    let now = Instant::now();
+    let mut lane = Lane::new(Ordering::None, 10);
+    for position in 1..=20 {
+        lane.admit(position, place(&format!("vote:{position}")), 0, (), now);
+    }
+    for position in all(&mut lane, now) {
+        lane.failed(position, now);
+        lane.rest(position, now);
+    }
+    assert_eq!(all(&mut lane, now).len(), 10, "the retries take every place");
+    let later = now + Duration::from_secs(2);
+    assert_eq!(lane.next(later), None);
+    assert_eq!(lane.next_wake(), None);
+    lane.given_up(1, later);
+    assert_eq!(lane.next(later), Some(11), "the probe");
+}

@@ -227,12 +227,12 @@ async fn a_missing_and_an_oversized_body_are_visible_failures_that_cost_no_attem
     world.settings.max_body = 60;
     let mut receiver = Receiver::new().await;
     let id = world.endpoint(&receiver.url, &[]).await;
-    world
+    let committed = world
         .commit_silently(&[("vote.created", "vote:1", None, &[id]), ("vote.created", &"v".repeat(99), None, &[id])])
         .await;
     world.client.batch_execute("UPDATE portalhook.events SET body = NULL WHERE position = 1").await.expect("prune");
     let running = world.start();
-    world.commit(&[]).await;
+    world.lose(committed);
     world.until("SELECT count(*) = 2 FROM portalhook.deliveries").await;
     world.stop(running).await;
     let rows = "SELECT array_agg((status, error_class) ORDER BY position) FROM portalhook.deliveries";

@@ -120,8 +120,14 @@ fn unvote(random: &mut Random) -> String {
 
 fn move_vote(random: &mut Random) -> String {
     let condition = format!("post_number = {} AND user_id >= {}", number(random), user(random));
-    match random.below(4) {
+    match random.below(6) {
         0 => format!("UPDATE votes SET post_number = {} WHERE {condition}", number(random)),
+        // One vote, so that it seldom meets another of the same user.
+        4..6 => format!(
+            "UPDATE votes SET user_id = {} WHERE token = (SELECT min(token) FROM votes WHERE post_number = {})",
+            user(random),
+            number(random)
+        ),
         1 => format!("UPDATE votes SET user_id = {} WHERE {condition}", user(random)),
         2 => format!("UPDATE votes SET token = {} WHERE {condition}", random.below(40)),
         _ => format!("UPDATE votes SET weight = -weight WHERE {condition}"),

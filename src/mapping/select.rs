@@ -14,7 +14,7 @@ pub(crate) enum Variant {
 
 /// Which rows of the base are evaluated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Restriction<'a> {
+pub(crate) enum Restriction {
     All,
     /// Rows by key: one array parameter for each key column, of the mirror's column type.
     Keys,
@@ -23,8 +23,6 @@ pub(crate) enum Restriction<'a> {
     /// The rows whose output texts are given, whether the mirror has them or not: one `text[]` parameter for each stored
     /// column; equal ones count once.
     Images,
-    /// The rows of this relation (a CTE with the mirror's columns) instead of the mirror's.
-    Rows(&'a str),
 }
 
 /// How rows are found by mapped id, and so what `$1` of `Restriction::Ids` is.
@@ -48,7 +46,7 @@ impl Plan {
     ///
     /// # Panics
     /// If the plan does not have the entity (only `CommentVotes` may be absent).
-    pub(crate) fn select(&self, entity: Entity, variant: Variant, restriction: &Restriction<'_>) -> String {
+    pub(crate) fn select(&self, entity: Entity, variant: Variant, restriction: &Restriction) -> String {
         let plan = self.entity(entity).expect("the caller asks for an entity that is mapped");
         let template = match variant {
             Variant::Live => &plan.live,
@@ -73,12 +71,7 @@ impl Plan {
 
     /// The same for one output at a time: a text for each output, whose record has the base's key and that output alone.
     /// PostgreSQL does not compute what is not asked for, so what raises in one output leaves the others be.
-    pub(crate) fn select_by_columns(
-        &self,
-        entity: Entity,
-        variant: Variant,
-        restriction: &Restriction<'_>,
-    ) -> Vec<String> {
+    pub(crate) fn select_by_columns(&self, entity: Entity, variant: Variant, restriction: &Restriction) -> Vec<String> {
         let Some(plan) = self.entity(entity) else { return Vec::new() };
         let whole = self.select(entity, variant, restriction);
         let keys: Vec<String> =
@@ -111,10 +104,9 @@ impl Plan {
         }
     }
 
-    fn hole(&self, base: &Table, plan: &EntityPlan, restriction: &Restriction<'_>, by_column: bool) -> String {
+    fn hole(&self, base: &Table, plan: &EntityPlan, restriction: &Restriction, by_column: bool) -> String {
         match restriction {
             Restriction::All => base.rows(&base.mirror_in(MIRROR_SCHEMA), None),
-            Restriction::Rows(name) => base.rows(name, None),
             Restriction::Images => base.rows("\"portalhook rows\"", None),
             Restriction::Keys => base.rows(&base.mirror_in(MIRROR_SCHEMA), Some(&base.key_condition())),
             Restriction::Ids if by_column && plan.id_function.is_some() => {

@@ -80,7 +80,12 @@ fn refused<T>(database: &Database, error: tokio_postgres::Error) -> Result<T> {
     if error.source().is_some_and(|cause| cause.to_string() == "password missing") {
         return Err(password_missing(database));
     }
-    let context = format!("connect to {database}");
+    // The server does not say in a word of its own that the role is missing: 28000 is also pg_hba.conf's.
+    let context = if error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) {
+        format!("connect to {database} (portalhook setup creates the role)")
+    } else {
+        format!("connect to {database}")
+    };
     match error.code().and_then(kind_of_refusal) {
         Some(kind) => Err(Error::because(kind, context, error)),
         None => Err(error).context(context),

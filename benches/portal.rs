@@ -72,7 +72,7 @@ impl Drop for Daemon {
 
 impl Portal {
     pub(crate) fn start(endpoint: &str) -> Result<Self> {
-        let server = Throwaway::start(&["synchronous_commit = off", "max_wal_size = 4GB"])?;
+        let server = Throwaway::start(&["max_wal_size = 4GB"])?;
         server.psql("postgres", &format!("CREATE DATABASE {DATABASE}"))?;
         server.psql(DATABASE, TABLES)?;
         server.psql(DATABASE, ROWS)?;
@@ -136,7 +136,8 @@ impl Portal {
                     let first = writer * count;
                     scope.spawn(move || {
                         self.sql(&format!(
-                            "DO $$ BEGIN FOR n IN 1..{own} LOOP
+                            "SET synchronous_commit = off;
+                             DO $$ BEGIN FOR n IN 1..{own} LOOP
                                  INSERT INTO votes (id, post_id, user_id)
                                  VALUES ({first} + n, 1000 + exp(random() * ln(2000))::int, 1000 + exp(random() * ln(10000))::int);
                                  COMMIT;
@@ -152,8 +153,7 @@ impl Portal {
         })?;
         let wal = self.wal_since(start)?;
         // Nothing may be left for the first reader alone to flush.
-        let end =
-            self.sql("SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'bench', 'end'); CHECKPOINT;")?;
+        let end = self.sql("SELECT pg_logical_emit_message(true, 'bench', 'end'); CHECKPOINT;")?;
         Ok(Backlog { end, wal })
     }
 

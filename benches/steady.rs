@@ -20,7 +20,7 @@ pub(crate) struct Latency {
 pub(crate) async fn measure(database: &str, receiver: &Receiver) -> Result<Latency> {
     let (client, connection) = tokio_postgres::connect(database, NoTls).await?;
     let driver = tokio::spawn(connection);
-    // As an application commits: WAL that nobody waits for is flushed, and so sent, 200 ms later.
+    // A slot gives what is flushed: an asynchronous commit would wait for the WAL writer's round.
     client.batch_execute("SET synchronous_commit = on").await?;
     let insert = client
         .prepare("INSERT INTO votes (id, post_id, user_id, created_at) VALUES ($1, $2, $3, clock_timestamp())")

@@ -233,7 +233,7 @@ fn check_sees_what_migrations_of_the_application_broke() {
         ),
         (
             "SELECT pg_drop_replication_slot(slot) FROM portalhook.checkpoint",
-            "is not there  — fix: portalhook setup --afresh",
+            "is not there  — fix: portalhook run",
         ),
     ] {
         portal.sql(harm);

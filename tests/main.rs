@@ -9,6 +9,7 @@ mod commands;
 mod crashes;
 mod demo;
 mod endpoints;
+mod gaps;
 mod long_way;
 mod operators;
 mod oracle;

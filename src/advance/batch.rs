@@ -257,7 +257,7 @@ impl Advance {
             Entity::Votes => "vote",
             _ => "comment",
         };
-        let id = event_id(&group.checkpoint.source, net.xid, name, subject);
+        let id = event_id(group.source(net), net.xid, name, subject);
         group.push(
             net,
             self.settings.max_body,
@@ -303,7 +303,7 @@ impl Advance {
         }
     }
 
-    fn change_routes(&mut self, operation: &Operation, group: &mut Group) {
+    pub(super) fn change_routes(&mut self, operation: &Operation, group: &mut Group) {
         match operation {
             Operation::PutEndpoint { endpoint, events, portal } => {
                 self.routes.put(*endpoint, events.clone(), portal.clone());
@@ -332,7 +332,7 @@ impl Advance {
         data: &str,
         group: &mut Group,
     ) {
-        let id = event_id(&group.checkpoint.source, net.xid, name, &number.to_string());
+        let id = event_id(group.source(net), net.xid, name, &number.to_string());
         let body = (!routes.is_empty()).then(|| Bytes::from(body::envelope(&id, net.commit_micros, name, data)));
         group.push(
             net,

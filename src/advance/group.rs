@@ -14,6 +14,8 @@ use crate::mirror::net::Net;
 pub(super) struct Group {
     /// As it will be after the group.
     pub(super) checkpoint: Checkpoint,
+    /// What is missing from the stream has a source of its own.
+    gap_source: Option<String>,
     pub(super) events: Vec<Recorded>,
     pub(super) failures: Vec<(Lsn, RowFailure)>,
     /// An endpoint was added, changed or removed.
@@ -26,12 +28,24 @@ impl Group {
     pub(super) fn new(checkpoint: Checkpoint) -> Self {
         Self {
             checkpoint,
+            gap_source: None,
             events: Vec::new(),
             failures: Vec::new(),
             routes_changed: false,
             transactions: 0,
             batches: 0,
         }
+    }
+
+    /// The group that stands for all that the stream has not brought.
+    pub(super) fn of_gap(checkpoint: Checkpoint) -> Self {
+        let gap_source = Some(format!("{} gap", checkpoint.source));
+        Self { gap_source, ..Self::new(checkpoint) }
+    }
+
+    /// What goes into the ids of a transaction's events.
+    pub(super) fn source(&self, net: &Net) -> &str {
+        self.gap_source.as_deref().unwrap_or_else(|| self.checkpoint.source_at(net.commit_lsn))
     }
 
     /// Gives the event its position and keeps it; a body over `max_body` bytes is not kept, which its delivery will say.

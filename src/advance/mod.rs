@@ -8,6 +8,7 @@
 mod batch;
 mod cut;
 mod durable;
+mod gap;
 mod group;
 mod operations;
 mod rivals;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 use self::cut::Cuts;
 use self::durable::Durable;
+pub(crate) use self::gap::Gap;
 use self::group::Group;
 use self::operations::Operation;
 use crate::capture;
@@ -203,6 +205,7 @@ impl Advance {
             record::sequences(sql, &group.events).await?;
         }
         record::failures(sql, &self.plan, &group.failures).await?;
+        operations::take(sql, operations.keys().copied().collect()).await?;
         group.checkpoint.advance(sql).await?;
         sql.post_plain("commit a group", "COMMIT").await?;
         let written = durable::written(sql).await.map_err(checkpoint::fenced)?;

@@ -1,22 +1,24 @@
 //! Whether the stream that we are about to read is the one that the checkpoint speaks of.
 
+use crate::advance::Gap;
 use crate::capture::slot;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::session::{Database, Replication, Session};
 
-/// Refuses a copy of the database, and a slot that is lost; gives the server's version.
-///
-/// # Errors
-/// `Kind::Usage` for both: only the operator can decide what then.
-pub(super) async fn check(database: &Database, session: &Session, checkpoint: &Checkpoint) -> Result<String> {
-    let version = check_identity(database, session, checkpoint).await?;
-    check_slot(session, checkpoint).await?;
-    Ok(version)
+/// What is found.
+pub(super) struct Source {
+    /// The server's.
+    pub(super) version: String,
+    /// The slot cannot go on where the checkpoint is.
+    pub(super) gap: Option<Gap>,
 }
 
-/// A clone of the database, or one restored elsewhere, must not call production's customers.
-async fn check_identity(database: &Database, session: &Session, checkpoint: &Checkpoint) -> Result<String> {
+/// Looks at the server and its slot.
+///
+/// # Errors
+/// `Kind::Usage` where this is a copy of the database: only the operator can decide what then.
+pub(super) async fn look(database: &Database, session: &Session, checkpoint: &Checkpoint) -> Result<Source> {
     let identity = Replication::connect(database, "portalhook identify").await?.identify_system().await?;
     let row = session
         .query_one(
@@ -26,31 +28,31 @@ async fn check_identity(database: &Database, session: &Session, checkpoint: &Che
         .await
         .map_err(|error| Error::because(Kind::Unavailable, "identify the database", error))?;
     let (oid, version): (i64, String) = (row.get(0), row.get(1));
-    if identity.system_identifier == checkpoint.system_identifier && oid == checkpoint.database_oid {
-        return Ok(version);
+    if identity.system_identifier != checkpoint.system_identifier || oid != checkpoint.database_oid {
+        return Err(Error::usage(format!(
+            "{database} is a copy of the database that portalhook was set up in: nothing is delivered from a copy \
+             (run portalhook setup --afresh to make this database a source of its own)"
+        )));
     }
-    Err(Error::usage(format!(
-        "{database} is a copy of the database that portalhook was set up in: nothing is delivered from a copy \
-         (run portalhook setup --afresh to make this database a source of its own)"
-    )))
+    let timeline = i32::try_from(identity.timeline).unwrap_or(i32::MAX);
+    let new_timeline = checkpoint.timeline.is_some_and(|known| known != timeline);
+    let why = interrupted(session, checkpoint).await?;
+    let gap = why.map(|why| Gap { why, timeline, new_source: new_timeline });
+    Ok(Source { version, gap })
 }
 
-/// What the slot held and we have not read is gone with it: that is for the operator to know, not for us to pass over.
-async fn check_slot(session: &Session, checkpoint: &Checkpoint) -> Result<()> {
+/// Why the slot cannot go on where the checkpoint is.
+async fn interrupted(session: &Session, checkpoint: &Checkpoint) -> Result<Option<String>> {
+    if let Some(why) = &checkpoint.gap {
+        return Ok(Some(why.clone()));
+    }
     let name = &checkpoint.slot;
-    let found = slot::read(session, name).await.context("look for the replication slot")?;
-    let how = match found {
+    Ok(match slot::read(session, name).await.context("look for the replication slot")? {
         Some(slot) if slot.is_lost() => {
             let why = slot.invalid.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            format!("was given up by the server{why}")
+            Some(format!("replication slot {name} was given up by the server{why}"))
         }
-        Some(_) => return Ok(()),
-        None => "is gone".to_owned(),
-    };
-    Err(Error::usage(format!(
-        "replication slot {name} {how}: what was committed after {} cannot be read any more. Run portalhook setup \
-         --afresh: it makes a new slot and a new copy. Changes from there to the new copy give no events; deliveries that \
-         are in the ledger stay",
-        checkpoint.lsn
-    )))
+        Some(_) => None,
+        None => Some(format!("replication slot {name} is gone")),
+    })
 }

@@ -137,7 +137,7 @@ async fn once(
         session = session::connect(database, "portalhook advance") => session?,
     };
     let mut advance = Advance::load(&session, settings::advance(config)).await?;
-    let source = source::look(database, &session, advance.checkpoint()).await?;
+    let source = source::look(database, &session, &mut advance).await?;
     if let Some(gap) = &source.gap {
         tokio::select! {
             biased;

@@ -26,8 +26,8 @@ use crate::mirror::prepared::Prepared;
 use crate::session::{Database, ExportedSlot, Session};
 
 const OPEN: &str = "UPDATE portalhook.checkpoint SET gap = $1, updated_at = now() WHERE epoch = $2";
-const CLOSE: &str = "UPDATE portalhook.checkpoint SET gap = NULL, timeline = $1, source = $2, fork = NULL, \
-                     source_after_fork = NULL WHERE epoch = $3";
+const CLOSE: &str = "UPDATE portalhook.checkpoint SET gap = NULL, timeline = $1, source = $2, home = $3, fork = NULL, \
+                     source_after_fork = NULL WHERE epoch = $4";
 const NEW_SOURCE: &str =
     "SELECT encode(substr(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())), 1, 8), 'hex')";
 /// The first transaction id that the snapshot does not know, and the time in microseconds since 1970.
@@ -39,8 +39,9 @@ const MOMENT: &str =
 pub(crate) struct Gap {
     /// "replication slot x is gone".
     pub(crate) why: String,
-    /// The server's timeline.
+    /// The server's timeline, and where it is found (`Database::home`).
     pub(crate) timeline: i32,
+    pub(crate) home: String,
     /// Transaction ids may be given a second time: event ids need another source.
     pub(crate) new_source: bool,
 }
@@ -107,11 +108,15 @@ impl Advance {
         let moment = session.query_one(MOMENT, &[]).await.context("read the snapshot")?;
         let (xid, micros): (i64, i64) = (moment.get(0), moment.get(1));
         let mut target = self.checkpoint.clone();
+        // Past a fork, its source is the source.
+        if let Some((_, source)) = target.fork.take() {
+            target.source = source;
+        }
         if gap.new_source {
             target.source = session.query_one(NEW_SOURCE, &[]).await.context("make a source")?.get(0);
         }
         (target.lsn, target.xid, target.timeline) = (slot.consistent_point, xid.unsigned_abs(), Some(gap.timeline));
-        (target.fork, target.gap) = (None, None);
+        (target.gap, target.home) = (None, Some(gap.home.clone()));
         let mut net = Net {
             xid: target.xid,
             commit_lsn: target.lsn,
@@ -137,8 +142,12 @@ impl Advance {
         record::routes(&sql, &self.routes, started_at).await?;
         record::failures(&sql, &self.plan, &group.failures).await?;
         operations::take(&sql, numbers).await?;
-        let closing: Vec<crate::mirror::prepared::Owned> =
-            vec![Box::new(gap.timeline), Box::new(group.checkpoint.source.clone()), Box::new(self.checkpoint.epoch)];
+        let closing: Vec<crate::mirror::prepared::Owned> = vec![
+            Box::new(gap.timeline),
+            Box::new(group.checkpoint.source.clone()),
+            Box::new(gap.home.clone()),
+            Box::new(self.checkpoint.epoch),
+        ];
         sql.post("close the gap", CLOSE, closing).await?;
         group.checkpoint.advance(&sql).await?;
         sql.post_plain("commit what the gap held", "COMMIT").await?;

@@ -12,6 +12,7 @@ mod gap;
 mod group;
 mod operations;
 mod rivals;
+mod server;
 mod states;
 mod surroundings;
 

@@ -28,6 +28,11 @@ pub(crate) struct FirstCopy<'a> {
     pub(crate) publication: &'a str,
     pub(crate) system_identifier: &'a str,
     pub(crate) database_oid: u32,
+    /// The server's timeline, and where it is found (`Database::home`).
+    pub(crate) timeline: i32,
+    pub(crate) home: &'a str,
+    /// Event ids are unlike those of the database that this is a copy of.
+    pub(crate) new_source: bool,
 }
 
 /// Rows copied of a table.
@@ -113,6 +118,9 @@ impl FirstCopy<'_> {
                     &i64::from(self.database_oid),
                     &self.slot,
                     &self.publication,
+                    &self.timeline,
+                    &self.home,
+                    &self.new_source,
                 ],
             )
             .await

@@ -8,7 +8,7 @@ mod rights;
 
 use tokio_postgres::Client;
 
-use super::{Options, run};
+use super::{Options, Origin, run};
 use crate::error::{Kind, Result};
 use crate::throwaway::Throwaway;
 
@@ -36,6 +36,7 @@ fn options(server: &Throwaway) -> Options {
         slot: None,
         print_sql: false,
         afresh: false,
+        origin: Origin::AsBefore,
     }
 }
 

@@ -28,7 +28,7 @@ use crate::session::{self, Database};
 use crate::{admin, deliver, systemd};
 
 /// Bytes of transactions between capture and the heart.
-const QUEUE: usize = 16 << 20;
+const QUEUE: usize = 8 << 20;
 
 /// Waits between starts after a fault: doubled each time, from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(100);

@@ -87,8 +87,9 @@ impl World {
         let mut client = session(server.url(Throwaway::SUPERUSER, &database)).await.expect("connect");
         let changes = client.hints();
         let mut script = format!(
-            "CREATE SCHEMA portalhook;{}{SETTINGS}{PARTITIONS}",
-            include_str!("../../../sql/migrations/V1__ledger.sql")
+            "CREATE SCHEMA portalhook;{}{}{SETTINGS}{PARTITIONS}",
+            include_str!("../../../sql/migrations/V1__ledger.sql"),
+            include_str!("../../../sql/migrations/V11__parts.sql")
         );
         for table in ["endpoints", "deliveries", "successes", "cursors", "settled_ranges"] {
             script.push_str(&format!(

@@ -71,7 +71,7 @@ async fn the_parts_of_a_days_bodies_go_with_it_and_not_before() {
     for (number, ago) in [(1, 9), (2, 7)] {
         event(&client, number, ago, &[]).await;
         let sql = "INSERT INTO portalhook.parts VALUES ($1::bigint, public.day($2), '[1, 2]')";
-        client.execute(sql, &[&i64::from(number), &ago]).await.expect("a part");
+        client.execute(sql, &[&number, &ago]).await.expect("a part");
     }
     client.batch_execute("UPDATE portalhook.events SET body = '{', part = position, tail = '}'").await.expect("refer");
     prune(&mut client, WEEK).await.expect("prune");

@@ -12,6 +12,7 @@ mod endpoints;
 mod long_way;
 mod operators;
 mod oracle;
+mod outages;
 mod rights;
 mod service;
 mod shapes;

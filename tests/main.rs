@@ -13,6 +13,7 @@ mod long_way;
 mod operators;
 mod oracle;
 mod parts;
+mod outages;
 mod rights;
 mod service;
 mod shapes;

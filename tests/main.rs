@@ -13,6 +13,8 @@ mod gaps;
 mod long_way;
 mod operators;
 mod oracle;
+mod outages;
+mod parts;
 mod rights;
 mod service;
 mod shapes;

@@ -33,6 +33,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
 use crate::ledger::checkpoint::{self, Checkpoint};
+use crate::ledger::content::Parts;
 use crate::ledger::feed::{Committed, Feed};
 use crate::ledger::partitions;
 use crate::ledger::record::{self, Recorded};
@@ -88,6 +89,8 @@ pub(crate) struct Advance {
     counters: CounterRows,
     routes: Routes,
     checkpoint: Checkpoint,
+    /// Of `day`.
+    parts: Parts,
     day: String,
 }
 
@@ -117,6 +120,7 @@ impl Advance {
             counters: CounterRows::default(),
             routes,
             checkpoint,
+            parts: Parts::default(),
             day,
             plan,
         })
@@ -184,10 +188,12 @@ impl Advance {
         if partitions::is_another_day(&self.day) {
             // Retention made it yesterday: this only makes sure, and locks nothing.
             self.day = partitions::prepare(session, 1).await?;
+            self.parts.forget();
         }
         let started_at = self.checkpoint.position;
         let sent = sql.sent();
         let mut group = Group::new(checkpoint);
+        group.parts = std::mem::take(&mut self.parts);
         group.transactions = nets.len();
         sql.post_plain("begin a group", "BEGIN").await?;
         let wanted: Vec<(i64, u64)> =
@@ -221,6 +227,7 @@ impl Advance {
             "advanced"
         );
         self.checkpoint = group.checkpoint;
+        self.parts = group.parts;
         Ok((group.events, Some(written)))
     }
 

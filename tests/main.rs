@@ -5,6 +5,7 @@ mod applications;
 mod body;
 mod command_line;
 mod commands;
+mod copies;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;

@@ -181,7 +181,11 @@ impl Beginning<'_> {
             Standing::Stale { why, replaced, slot } => (*slot, replaced.as_deref(), Some(why)),
         };
         let home = self.database.home();
-        let identity = Replication::connect(self.database, "portalhook setup").await?.identify_system().await?;
+        let timeline = match client {
+            Some(_) => Replication::connect(self.database, "portalhook setup").await?.identify_system().await?.timeline,
+            // The role may not be there yet.
+            None => 0,
+        };
         let copy = FirstCopy {
             plan: self.plan,
             replaced,
@@ -189,7 +193,7 @@ impl Beginning<'_> {
             publication: self.publication,
             system_identifier: &self.server.system_identifier,
             database_oid: self.server.database_oid,
-            timeline: i32::try_from(identity.timeline).unwrap_or(i32::MAX),
+            timeline: i32::try_from(timeline).unwrap_or(i32::MAX),
             home: &home,
             new_source: self.origin == Origin::New,
         };

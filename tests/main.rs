@@ -13,6 +13,8 @@ mod long_way;
 mod migrations;
 mod operators;
 mod oracle;
+mod parts;
+mod outages;
 mod rights;
 mod service;
 mod shapes;

@@ -12,6 +12,7 @@ mod demo;
 mod endpoints;
 mod gaps;
 mod long_way;
+mod migrations;
 mod operators;
 mod oracle;
 mod outages;

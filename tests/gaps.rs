@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::cluster::Database;
 use crate::support::mirror;
 use crate::support::portal::Portal;
 #[cfg(feature = "failpoints")]
@@ -110,6 +111,61 @@ fn a_slot_that_was_dropped_is_made_anew_and_what_was_missed_arrives() {
     daemon.terminate();
     let daemon = portal.run();
     assert!(!daemon.said().iter().any(|line| line.contains("closing the gap")), "once is enough");
+}
+
+/// Writes more write-ahead log than the server may keep for a slot; the log is thrown away at a checkpoint.
+fn outrun_the_slot(portal: &Portal) {
+    for _ in 0..3 {
+        portal.sql("SELECT pg_logical_emit_message(false, 'noise', repeat('x', 1000)) \\g /dev/null\nSELECT pg_switch_wal() \\g /dev/null\nCHECKPOINT");
+    }
+}
+
+/// A server that gives up a slot behind which there are two segments of write-ahead log.
+fn impatient() -> Portal {
+    let settings = ["max_slot_wal_keep_size = '16MB'", "min_wal_size = '32MB'", "max_wal_size = '32MB'"];
+    let portal = Portal::without_setup(Database::on_its_own_server(&settings), include_str!("../sql/demo/portal.sql"));
+    portal.setup(include_str!("../sql/demo/views.sql"));
+    portal
+}
+
+const GIVEN_UP: &str = "SELECT bool_or(wal_status = 'lost') FROM pg_replication_slots";
+
+#[test]
+fn a_slot_that_the_server_gave_up_while_nobody_read_it_is_made_anew() {
+    let portal = impatient();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
+    outrun_the_slot(&portal);
+    assert_eq!(portal.sql(GIVEN_UP), "t");
+    let check = portal.command(&["check"]);
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(said.contains("is lost") && said.contains("closes the gap"), "{said}");
+    let daemon = portal.run();
+    assert!(daemon.said().iter().any(|line| line.contains("was given up by the server")), "{:?}", daemon.said());
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (2, 98, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "vote.created 2"]);
+    assert_eq!(mirror::differences(&portal), "");
+}
+
+#[test]
+fn a_slot_that_the_server_gives_up_under_a_daemon_that_stands_still_is_made_anew() {
+    let portal = impatient();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    daemon.signal("STOP");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (2, 98, 49)");
+    outrun_the_slot(&portal);
+    assert_eq!(portal.sql(GIVEN_UP), "t");
+    daemon.signal("CONT");
+    daemon.wait_for_line("the gap from ");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (3, 98, 49)");
+    let expected = ["vote.created 1", "vote.created 2", "vote.created 3"];
+    assert_eq!(portal.event_names(&receiver, endpoint), expected);
+    assert_eq!(mirror::differences(&portal), "");
 }
 
 #[test]

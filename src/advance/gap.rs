@@ -18,6 +18,7 @@ use crate::lsn::Lsn;
 use crate::mapping::layout::literal;
 use crate::mapping::plan::Entity;
 use crate::mirror::cache::Cache;
+use crate::mirror::catalog::{self, Follow, differences};
 use crate::mirror::compare::{self, Comparison};
 use crate::mirror::copy::{self, patiently};
 use crate::mirror::counters::CounterRows;
@@ -177,7 +178,22 @@ impl Advance {
             let found = comparison.differences(session, 1 + writes.len());
             writes.extend(patiently(found, progress, &label).await?);
         }
+        self.remember_tables(session).await?;
         Ok(writes)
+    }
+
+    /// What was compared is as good as copied: what a migration did to rows in the gap was found.
+    async fn remember_tables(&self, session: &Session) -> Result<()> {
+        let oids: Vec<u32> = self.plan.tables.iter().map(|table| table.oid).collect();
+        catalog::check_files(session, &oids).await?;
+        for look in catalog::look(session, &self.plan, &self.checkpoint.publication).await? {
+            let table = &self.plan.tables[look.table];
+            let found = differences(table, &look);
+            if !found.iter().any(|one| matches!(one.follow(), Follow::Operator | Follow::Stream)) {
+                catalog::remember(session, &table.mirror, &look.now).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Endpoints first, so that one which was added in the gap gets what the gap held. Gives the others, which become

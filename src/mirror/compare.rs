@@ -27,10 +27,9 @@ pub(crate) async fn source(client: &Client, table: &Table) -> Result<String> {
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class AS c
                JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let name = format!("{}.{}", table.schema, table.name);
-    let row =
-        client.query_opt(sql, &[&table.oid]).await.context(format!("look for {name}"))?.ok_or_else(|| {
-            Error::usage(format!("{name} is not there any more, or was made anew: run portalhook setup"))
-        })?;
+    let row = client.query_opt(sql, &[&table.oid]).await.context(format!("look for {name}"))?.ok_or_else(|| {
+        Error::usage(format!("{name} is not there any more, or was made anew: run portalhook setup --adopt"))
+    })?;
     Ok(format!("{}.{}", quote(row.get(0)), quote(row.get(1))))
 }
 

@@ -121,7 +121,7 @@ impl Adoption<'_> {
                 "this database goes on in the place of the one that it was: portalhook run tells what the mirror lacks first; \
                  see that no daemon reads the other one any more"
             } else {
-                "the server goes on in its new place; see that no daemon reads a copy in the old one"
+                "portalhook goes on with this database where it is; see that no daemon reads a copy of it"
             },
         )
     }

@@ -17,7 +17,7 @@ mod surroundings;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -60,6 +60,9 @@ const BEHIND: usize = 8;
 
 /// How often a commit is asked for that PostgreSQL has not flushed yet.
 const FLUSH_LOOK: Duration = Duration::from_millis(100);
+
+/// The same while transactions arrive without a pause.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Plans must not be made from what an empty mirror looked like; the stream redelivers what a crash takes back.
 const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
@@ -148,6 +151,7 @@ impl Advance {
     ) -> Result<()> {
         let sql = Prepared::new(session);
         let mut durable = Durable::default();
+        let mut looked = Instant::now();
         let mut left: Option<Arrival> = None;
         loop {
             // In this order: an end is an end; flushed commits free the slot; then the stream.
@@ -188,7 +192,9 @@ impl Advance {
                 }
                 None => feed.pass(self.checkpoint.position),
             }
-            if transactions.queued() == 0 {
+            // Also while behind: what is done must not hold the write-ahead log until all is.
+            if transactions.queued() == 0 || looked.elapsed() >= LOOK_AT_LEAST {
+                looked = Instant::now();
                 durable.look(&sql, confirmed).await?;
             }
         }

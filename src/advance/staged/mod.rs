@@ -115,13 +115,15 @@ impl Advance {
         self.counters.forget(true);
         self.tell_staged(&mut staged, &mut group).await?;
         let Staged { writes, pace, .. } = staged;
-        tracing::info!(
-            xid = last.xid,
-            changes = writes.changes,
-            events = group.checkpoint.position - started_at,
-            "a large transaction took {:.1} s",
-            pace.began.elapsed().as_secs_f64()
-        );
+        if pace.began.elapsed() >= NEWS {
+            tracing::info!(
+                xid = last.xid,
+                changes = writes.changes,
+                events = group.checkpoint.position - started_at,
+                "a large transaction took {:.1} s",
+                pace.began.elapsed().as_secs_f64()
+            );
+        }
         self.commit(sql, group, started_at).await.map(Some)
     }
 

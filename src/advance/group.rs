@@ -1,6 +1,7 @@
 //! Many batches, one commit: what a group collects, and how it is written.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::event::shape::Entry;
 use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::content::{Content, Parts};
 use crate::ledger::record::{self, Recorded};
 use crate::lsn::Lsn;
 use crate::mapping::plan::{Entity, Plan};
@@ -30,6 +32,8 @@ pub(super) struct Group {
     pub(super) is_split: bool,
     /// The last sequence number that each endpoint got.
     pub(super) sequences: BTreeMap<i64, i64>,
+    /// What bodies have in common with those before them.
+    pub(super) parts: Parts,
     pub(super) failures: Vec<(Lsn, RowFailure)>,
     /// An endpoint was added, changed or removed.
     pub(super) routes_changed: bool,
@@ -45,6 +49,7 @@ impl Group {
             bytes: 0,
             is_split: false,
             sequences: BTreeMap::new(),
+            parts: Parts::default(),
             failures: Vec::new(),
             routes_changed: false,
             transactions: 0,
@@ -52,20 +57,29 @@ impl Group {
         }
     }
 
-    /// Gives the event its position and keeps it; a body over `max_body` bytes is not kept, which its delivery will say.
-    pub(super) fn push(&mut self, net: &Net, max_body: usize, mut event: Recorded) {
+    /// Gives the event its position and keeps it with this body, of which others may have the bytes in `part`; a body over
+    /// `max_body` bytes is not kept, which its delivery will say.
+    pub(super) fn push(
+        &mut self,
+        net: &Net,
+        max_body: usize,
+        mut event: Recorded,
+        body: Option<(Bytes, Range<usize>)>,
+    ) {
         self.checkpoint.position += 1;
         event.position = self.checkpoint.position;
-        if let Some(body) = event.body.take_if(|body| body.len() > max_body) {
-            tracing::warn!(
+        match body {
+            Some((body, _)) if body.len() > max_body => tracing::warn!(
                 event = event.event,
                 id = event.id,
                 lsn = %net.commit_lsn,
                 "a body of {} bytes is over deliver.max_body and will not be delivered",
                 body.len()
-            );
+            ),
+            Some((body, part)) => event.body = Some(self.parts.content(body, part, event.position)),
+            None => {}
         }
-        self.bytes += event.body.as_ref().map_or(0, Bytes::len);
+        self.bytes += event.body.as_ref().map_or(0, Content::held);
         self.sequences.extend(event.routes.iter().copied());
         self.events.push(event);
     }

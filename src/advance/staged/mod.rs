@@ -86,6 +86,7 @@ impl Advance {
     ) -> Result<Option<Advanced>> {
         if partitions::is_another_day(&self.day) {
             self.day = partitions::prepare(session, 1).await?;
+            self.parts.forget();
         }
         tables::begin(sql).await?;
         let mut pace = Pace::new();
@@ -96,6 +97,7 @@ impl Advance {
         (checkpoint.lsn, checkpoint.xid) = (last.end_lsn, last.xid);
         let mut group = Group::new(checkpoint);
         (group.transactions, group.batches) = (1, 1);
+        group.parts = std::mem::take(&mut self.parts);
         let net = Net {
             xid: last.xid,
             commit_lsn: last.commit_lsn,

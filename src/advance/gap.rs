@@ -158,7 +158,7 @@ impl Advance {
         self.checkpoint = group.checkpoint;
         self.counters = CounterRows::default();
         self.cache = Cache::new(self.settings.cache);
-        Ok(group.events.len())
+        Ok(usize::try_from(self.checkpoint.position - started_at).unwrap_or_default())
     }
 
     /// What the mirrors lack: posts before votes before comments, then the rest, each by key.

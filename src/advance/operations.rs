@@ -11,7 +11,7 @@ use crate::mirror::prepared::Prepared;
 
 const READ: &str = "SELECT id, kind, payload::text, xid FROM portalhook.operations WHERE id = ANY ($1::bigint[])";
 const READ_MISSED: &str = "SELECT id, kind, payload::text FROM portalhook.operations WHERE NOT taken ORDER BY id";
-const TAKE: &str = "UPDATE portalhook.operations SET taken = true WHERE id = ANY ($1::bigint[])";
+const TAKE: &str = "UPDATE portalhook.operations SET taken = true WHERE id = ANY ($1::bigint[]) AND NOT taken";
 const VISIBLE: &str = "SELECT pg_visible_in_snapshot($1::text::xid8, pg_current_snapshot())";
 
 /// A transaction appears in the stream a moment before queries see it.
@@ -131,9 +131,10 @@ impl Operation {
     }
 }
 
-/// Reads the operations that the stream named: `wanted` are (number, 64-bit id of the transaction that announced it).
+/// Reads and takes the operations that the stream named: `wanted` are (number, 64-bit id of the transaction that announced it).
 ///
-/// A message is only a hint, which anyone may write: an operation counts where its row says the same transaction.
+/// A message is only a hint, which anyone may write: an operation counts where its row says the same transaction. That it is
+/// taken in becomes so with the group's commit.
 pub(crate) async fn read(sql: &Prepared<'_>, wanted: &[(i64, u64)]) -> Result<HashMap<i64, Operation>> {
     let mut operations = HashMap::new();
     if wanted.is_empty() {
@@ -154,6 +155,7 @@ pub(crate) async fn read(sql: &Prepared<'_>, wanted: &[(i64, u64)]) -> Result<Ha
             tracing::warn!(number, "a logical message names an operation of another transaction: ignored");
         }
     }
+    take(sql, operations.keys().copied().collect()).await?;
     Ok(operations)
 }
 

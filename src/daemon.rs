@@ -136,6 +136,8 @@ async fn once(
         _ = shutdown.wait_for(|now| *now) => return Ok(()),
         session = session::connect(database, "portalhook advance") => session?,
     };
+    // Where the URL names several servers, all parts meet the one that this session has found.
+    let database = session.database();
     let advance = Advance::load(&session, settings::advance(config)).await?;
     let checkpoint = advance.checkpoint().clone();
     let version = source::check(database, &session, &checkpoint).await?;

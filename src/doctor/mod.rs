@@ -85,7 +85,7 @@ pub(crate) async fn examine(config: &Config, admin_url: Option<&str>) -> Result<
     findings.extend(server::room(&facts, slot.as_ref(), config.capture.max_wal));
     findings.extend(role::attributes(&session, database.role()).await?);
     if facts.wal_level == "logical" && !facts.standby {
-        findings.push(connection(&database).await);
+        findings.push(connection(session.database()).await);
     }
     if !set_up(&session, &mut findings).await? {
         return Ok(findings);

@@ -103,8 +103,7 @@ fn password(database: &Database) -> Result<&[u8]> {
 /// The next message; an ErrorResponse is an error that names role, database and address.
 async fn next(wire: &mut Wire, database: &Database) -> Result<Message> {
     let received = wire.receive(true).await.map_err(|error| {
-        broken_off(database, &error)
-            .unwrap_or_else(|| Error::because(Kind::Unavailable, connecting(database), error))
+        broken_off(database, &error).unwrap_or_else(|| Error::because(Kind::Unavailable, connecting(database), error))
     });
     match received? {
         Incoming::Other(Message::ErrorResponse(body)) => refused(database, refusal(body.fields())),

@@ -46,7 +46,8 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         (usize::from(length), rest)
     } else {
         // The long form: so many bytes of length. No certificate needs more than four.
-        let (digits, rest) = rest.split_at_checked(usize::from(length & 0x7f)).filter(|(digits, _)| digits.len() <= 4)?;
+        let (digits, rest) =
+            rest.split_at_checked(usize::from(length & 0x7f)).filter(|(digits, _)| digits.len() <= 4)?;
         (digits.iter().fold(0_usize, |length, &digit| length << 8 | usize::from(digit)), rest)
     };
     (first == tag).then(|| rest.split_at_checked(length)).flatten()

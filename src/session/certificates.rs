@@ -51,9 +51,9 @@ fn roots(path: &Path) -> Result<Trust> {
     let named = certificates(path, "sslrootcert")?;
     let mut anchors = RootCertStore::empty();
     for certificate in &named {
-        anchors
-            .add(certificate.clone())
-            .map_err(|error| Error::usage(format!("sslrootcert {}: a certificate is damaged ({error})", path.display())))?;
+        anchors.add(certificate.clone()).map_err(|error| {
+            Error::usage(format!("sslrootcert {}: a certificate is damaged ({error})", path.display()))
+        })?;
     }
     Ok(Trust { anchors, named })
 }

@@ -13,7 +13,11 @@ use crate::error::{Context as _, Error, Kind, Result};
 /// A kind of connection: what is said over an open channel, up to the server's first readiness.
 pub(super) trait Greet: Sized + Send {
     /// `database` is at one server.
-    fn greet(channel: Channel, database: &Database, application_name: &str) -> impl Future<Output = Result<Self>> + Send;
+    fn greet(
+        channel: Channel,
+        database: &Database,
+        application_name: &str,
+    ) -> impl Future<Output = Result<Self>> + Send;
 
     fn is_standby(&self) -> bool;
 }
@@ -45,7 +49,9 @@ async fn places(database: &Database, server: &Server, failures: &mut Vec<Error>)
     let context = format!("connect to {there}");
     let found = match timeout(limit, server.address.resolve()).await {
         Ok(found) => found.context(context),
-        Err(_) => Err(Error::new(Kind::Unavailable, format!("{context}: no answer from the name service in {limit:?}"))),
+        Err(_) => {
+            Err(Error::new(Kind::Unavailable, format!("{context}: no answer from the name service in {limit:?}")))
+        }
     };
     found.unwrap_or_else(|error| {
         failures.push(error);

@@ -74,7 +74,12 @@ pub(super) async fn open(database: &Database, address: &Address, wish: Wish) -> 
             b'N' if wish == Wish::IfOffered => return Ok(Channel::plain(socket)),
             b'N' => return Err(Failure::Handshake(no_tls(database))),
             // Said before anybody knows who says it: not to be repeated (CVE-2024-10977).
-            b'E' => return Err(Failure::Handshake(failed(database, "the server answers the question for TLS with an error"))),
+            b'E' => {
+                return Err(Failure::Handshake(failed(
+                    database,
+                    "the server answers the question for TLS with an error",
+                )));
+            }
             _ => {
                 let cause = io::Error::new(io::ErrorKind::InvalidData, "what answers there is no PostgreSQL server");
                 return Err(unreachable(cause));
@@ -122,10 +127,16 @@ struct Handshake<'a> {
 impl Handshake<'_> {
     async fn run(&self, socket: TcpStream) -> Result<Channel> {
         let client = Arc::new(self.client()?);
-        let stream = TlsConnector::from(client).connect(self.server_name()?, socket).await.map_err(|error| self.explain(&error))?;
+        let stream = TlsConnector::from(client)
+            .connect(self.server_name()?, socket)
+            .await
+            .map_err(|error| self.explain(&error))?;
         let (_, session) = stream.get_ref();
         if self.tls.direct && session.alpn_protocol() != Some(PROTOCOL) {
-            return Err(failed(self.database, "what answers there is no PostgreSQL server (sslnegotiation=direct needs version 17)"));
+            return Err(failed(
+                self.database,
+                "what answers there is no PostgreSQL server (sslnegotiation=direct needs version 17)",
+            ));
         }
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let binding = certificate.and_then(|certificate| tls_server_end_point(certificate));

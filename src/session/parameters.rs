@@ -99,7 +99,9 @@ impl Parameters {
     fn take(&mut self, name: &str, value: &str) -> Result<()> {
         if let Some((name, _)) = OURS.iter().find(|(known, _)| *known == name) {
             let value = percent_decode_str(value).decode_utf8().map_err(|_| {
-                Error::usage(format!("the database URL is malformed: {name} is not UTF-8 (special characters are written %XX)"))
+                Error::usage(format!(
+                    "the database URL is malformed: {name} is not UTF-8 (special characters are written %XX)"
+                ))
             })?;
             self.set(name, value.into_owned());
             return Ok(());

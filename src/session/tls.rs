@@ -101,9 +101,7 @@ fn mode(written: Option<&str>, roots: Option<&Roots>) -> Result<Mode> {
         Some("verify-ca") => Mode::VerifyCa,
         Some("verify-full") => Mode::VerifyFull,
         Some(_) => {
-            return Err(Error::usage(
-                "sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full",
-            ));
+            return Err(Error::usage("sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full"));
         }
     };
     if roots == Some(&Roots::System) && mode != Mode::VerifyFull {

@@ -25,7 +25,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::session::{self, Database};
+use crate::session::{self, Database, Session};
 use choose::Chosen;
 use role::Role;
 use script::Script;
@@ -96,7 +96,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         plan: &chosen.plan,
         slot: &slot,
         publication: &options.publication,
-        database: &database,
+        database: session.as_ref().map_or(&database, Session::database),
     };
     beginning.make(client, &standing, &mut script).await?;
     show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;

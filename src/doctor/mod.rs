@@ -4,6 +4,7 @@
 mod capture;
 mod feedback;
 mod mapping;
+mod protection;
 mod role;
 pub(crate) mod server;
 mod tables;
@@ -81,6 +82,7 @@ pub(crate) async fn examine(config: &Config, admin_url: Option<&str>) -> Result<
     session.batch_execute("SET jit = off; SET enable_seqscan = off").await.context("prepare the session")?;
     let facts = server::facts(&session).await?;
     let mut findings = server::requirements(&facts);
+    findings.push(protection::finding(session.database(), &session.protection()));
     let (slot, slot_findings) = capture::slot(&session, config, facts.database_oid).await?;
     findings.extend(server::room(&facts, slot.as_ref(), config.capture.max_wal));
     findings.extend(role::attributes(&session, database.role()).await?);

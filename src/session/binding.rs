@@ -2,9 +2,11 @@
 
 use sha2::{Digest as _, Sha224, Sha256, Sha384, Sha512};
 
+type Hash = fn(&[u8]) -> Vec<u8>;
+
 /// Object identifiers as DER has them, and the hash that a certificate signed so is bound with. MD5 and SHA-1 are replaced
 /// by SHA-256 (RFC 5929). What names no hash, such as Ed25519, has no binding; nor has PostgreSQL one for it.
-const SIGNATURES: [(&[u8], fn(&[u8]) -> Vec<u8>); 11] = [
+const SIGNATURES: [(&[u8], Hash); 11] = [
     (RSA_MD5, sha256),
     (RSA_SHA1, sha256),
     (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0e], sha224),

@@ -21,7 +21,7 @@ use super::channel::Channel;
 use super::database::Database;
 use super::server::Address;
 use super::tls::{Mode, Roots, Tls};
-use super::verify::is_of_an_old_version;
+use super::verify::{is_authority, is_of_an_old_version};
 use crate::error::{Error, Kind, Result};
 
 /// What is wanted of a server over TCP; on a Unix socket there is no TLS.
@@ -196,6 +196,9 @@ impl Handshake<'_> {
             }
             CertificateError::NotValidYetContext { .. } | CertificateError::NotValidYet => {
                 "it is not valid yet: look at this machine's clock".to_owned()
+            }
+            _ if is_authority(whole) => {
+                "it is an authority (CA) itself, and not one that sslrootcert holds: name its own file there".to_owned()
             }
             _ if is_of_an_old_version(whole) => {
                 "it is of X.509 version 1: the server needs one with a subjectAltName (openssl req -addext)".to_owned()

@@ -14,6 +14,7 @@ mod database;
 mod dial;
 mod handshake;
 mod parameters;
+mod protection;
 mod replication;
 mod server;
 mod settings;
@@ -27,6 +28,7 @@ mod verify;
 mod wire;
 
 pub(crate) use database::Database;
+pub(crate) use protection::Protection;
 pub(crate) use replication::{ExportedSlot, Replication, literal};
 pub(crate) use sql::{Session, connect};
 pub(crate) use stream::WalStream;

@@ -34,14 +34,6 @@ impl Address {
     pub(super) fn is_tcp(&self) -> bool {
         matches!(self, Self::Tcp { .. })
     }
-
-    /// Whether what is sent there stays on this machine.
-    pub(super) fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp { ip, .. } => ip.is_some_and(|ip| ip.to_canonical().is_loopback()),
-            Self::Unix(_) => true,
-        }
-    }
 }
 
 /// `db.example:5432`, `[::1]:5432`, `db.example:5432 (10.0.0.7)`, `/run/postgresql/.s.PGSQL.5432`.

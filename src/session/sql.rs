@@ -13,6 +13,7 @@ use super::channel::{AsItIs, Channel};
 use super::database::Database;
 use super::dial::{Greet, dial};
 use super::handshake::refused_by_server;
+use super::protection::{self, Protection};
 use super::settings;
 use crate::error::{Context, Error, Kind, Result};
 
@@ -24,6 +25,7 @@ pub(crate) struct Session {
     /// At the server that it is connected to.
     database: Database,
     standby: bool,
+    encrypted: bool,
 }
 
 /// Connects, with the pinned settings.
@@ -37,6 +39,7 @@ pub(crate) async fn connect(database: &Database, application_name: &str) -> Resu
 
 impl Greet for Session {
     async fn greet(channel: Channel, database: &Database, application_name: &str) -> Result<Self> {
+        let encrypted = channel.is_encrypted();
         let mut config = database.config().clone();
         config.application_name(application_name);
         if let Some(password) = database.password() {
@@ -52,7 +55,7 @@ impl Greet for Session {
         let standby = connection.parameter("in_hot_standby") == Some("on");
         let (hint, hints) = mpsc::channel(1);
         let connection = tokio::spawn(drive(connection, hint));
-        let session = Self { client, hints, connection, database: database.clone(), standby };
+        let session = Self { client, hints, connection, database: database.clone(), standby, encrypted };
         if newer {
             session.batch_execute(settings::PIN_NEWER).await.context("pin the session's settings")?;
         }
@@ -156,6 +159,11 @@ impl Session {
     /// one (a rival primary after a failover, say) are made with this.
     pub(crate) fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// Who could read what is said here.
+    pub(crate) fn protection(&self) -> Protection {
+        protection::judge(&self.database, self.encrypted)
     }
 }
 

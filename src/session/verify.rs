@@ -76,8 +76,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// rustls hands webpki's words on only as text.
-fn is_authority(error: &Error) -> bool {
+/// A server's certificate that may sign others. rustls hands webpki's words on only as text.
+pub(super) fn is_authority(error: &Error) -> bool {
     said_by_webpki(error, "CaUsedAsEndEntity")
 }
 

@@ -5,6 +5,7 @@ mod applications;
 mod body;
 mod command_line;
 mod commands;
+mod connections;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
@@ -16,5 +17,6 @@ mod rights;
 mod service;
 mod shapes;
 mod support;
+mod surroundings;
 mod throughput;
 mod transactions;

@@ -20,9 +20,16 @@ GRANT UPDATE (enabled, disabled_reason, disabled_at) ON portalhook.endpoints TO 
 
 -- A portal's secret is made when the first event is signed; `portalhook status`, `check`, `test`, `redeliver` and `replay` work as the
 -- daemon's role.
-GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.prepare_partitions(date, int), portalhook.test(bigint),
+GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.prepare_partitions(date, int), portalhook.body(portalhook.events),
+    portalhook.body(text), portalhook.test(bigint),
     portalhook.redeliver(text, bigint), portalhook.replay(bigint, timestamptz, timestamptz) TO {role};
 GRANT SELECT ON portalhook.recent_deliveries, portalhook.pending, portalhook.failures, portalhook.endpoint_health TO {role};
+
+-- What it remembers of the application's tables, and what it may have mended there: by functions that touch no others.
+GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.catalog TO {role};
+GRANT SELECT, UPDATE (key) ON portalhook.mapped_tables TO {role};
+GRANT EXECUTE ON FUNCTION portalhook.members(oid), portalhook.mapped_table(oid), portalhook.mend_identity(regclass),
+    portalhook.mend_publication(regclass) TO {role};
 
 -- Its version of the schema: a daemon refuses to run on one that it does not know.
 GRANT SELECT ON portalhook.migrations TO {role};

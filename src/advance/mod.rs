@@ -30,6 +30,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
 use crate::ledger::checkpoint::{self, Checkpoint};
+use crate::ledger::content::Parts;
 use crate::ledger::feed::{Committed, Feed};
 use crate::ledger::partitions;
 use crate::ledger::record::{self, Recorded};
@@ -85,6 +86,8 @@ pub(crate) struct Advance {
     counters: CounterRows,
     routes: Routes,
     checkpoint: Checkpoint,
+    /// Of `day`.
+    parts: Parts,
     day: String,
 }
 
@@ -114,6 +117,7 @@ impl Advance {
             counters: CounterRows::default(),
             routes,
             checkpoint,
+            parts: Parts::default(),
             day,
             plan,
         })
@@ -181,10 +185,12 @@ impl Advance {
         if partitions::is_another_day(&self.day) {
             // Retention made it yesterday: this only makes sure, and locks nothing.
             self.day = partitions::prepare(session, 1).await?;
+            self.parts.forget();
         }
         let started_at = self.checkpoint.position;
         let sent = sql.sent();
         let mut group = Group::new(checkpoint);
+        group.parts = std::mem::take(&mut self.parts);
         group.transactions = nets.len();
         sql.post_plain("begin a group", "BEGIN").await?;
         let wanted: Vec<(i64, u64)> =
@@ -217,6 +223,7 @@ impl Advance {
             "advanced"
         );
         self.checkpoint = group.checkpoint;
+        self.parts = group.parts;
         Ok((group.events, Some(written)))
     }
 

@@ -5,6 +5,7 @@ mod applications;
 mod body;
 mod command_line;
 mod commands;
+mod connections;
 mod copies;
 #[cfg(feature = "failpoints")]
 mod crashes;
@@ -21,5 +22,6 @@ mod rights;
 mod service;
 mod shapes;
 mod support;
+mod surroundings;
 mod throughput;
 mod transactions;

@@ -20,6 +20,9 @@ const GREETING_LIMIT: usize = 64 << 10;
 /// PostgreSQL makes no message above 1 GiB (`MaxAllocSize`).
 const MESSAGE_LIMIT: usize = 1 << 30;
 
+/// A message from here on is announced before it is read: whoever receives it may first make room.
+const LARGE: usize = 1 << 20;
+
 /// Tag and length.
 const HEADER: usize = 5;
 
@@ -29,6 +32,8 @@ pub(super) enum Incoming {
     CopyBoth,
     /// The content of a CopyData message, not copied.
     CopyData(Bytes),
+    /// A large message has begun to arrive; it is read, in one piece, by the next `receive`.
+    Announced,
     Other(Message),
 }
 
@@ -40,12 +45,21 @@ pub(super) struct Wire {
     /// What is to be sent; any `receive` or `flush` sends it.
     pub(super) output: BytesMut,
     limit: usize,
+    /// The message that is arriving is large, and was announced.
+    announced: bool,
 }
 
 impl Wire {
     pub(super) fn new(socket: Box<dyn Socket>) -> Self {
         let (reader, writer) = tokio::io::split(socket);
-        Self { reader, writer, input: BytesMut::new(), output: BytesMut::new(), limit: GREETING_LIMIT }
+        Self {
+            reader,
+            writer,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            limit: GREETING_LIMIT,
+            announced: false,
+        }
     }
 
     /// The server has proved to be one: it may send large messages.
@@ -82,6 +96,11 @@ impl Wire {
         }
     }
 
+    /// A large message is arriving.
+    pub(super) fn is_announced(&self) -> bool {
+        self.announced
+    }
+
     /// A message that has arrived whole.
     pub(super) fn buffered(&mut self) -> io::Result<Option<Incoming>> {
         let Some(header) = Header::parse(&self.input)? else { return Ok(None) };
@@ -90,6 +109,10 @@ impl Wire {
             return Err(invalid("a message is too long to come from a PostgreSQL server"));
         }
         if self.input.len() < length {
+            if length > LARGE && !self.announced {
+                self.announced = true;
+                return Ok(Some(Incoming::Announced));
+            }
             self.input.reserve(length - self.input.len());
             return Ok(None);
         }
@@ -100,10 +123,17 @@ impl Wire {
             }
             b'd' => {
                 let mut content = self.input.split_to(length).freeze();
+                if std::mem::take(&mut self.announced) {
+                    // What follows gets a buffer of its own: in this one it would keep the large message in memory.
+                    self.input = BytesMut::from(&self.input[..]);
+                }
                 content.advance(HEADER);
                 Ok(Some(Incoming::CopyData(content)))
             }
-            _ => Ok(Message::parse(&mut self.input)?.map(Incoming::Other)),
+            _ => {
+                self.announced = false;
+                Ok(Message::parse(&mut self.input)?.map(Incoming::Other))
+            }
         }
     }
 }

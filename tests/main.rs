@@ -11,6 +11,7 @@ mod demo;
 mod endpoints;
 mod large_values;
 mod long_way;
+mod migrations;
 mod operators;
 mod oracle;
 mod outages;

@@ -3,6 +3,7 @@
 //! Every step is idempotent and says in one line what it did. Nothing is changed before the mapping was checked.
 
 mod choose;
+pub(crate) mod followed;
 mod identity;
 mod mapping;
 pub(crate) mod migrations;
@@ -46,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) slot: Option<String>,
     /// Print the SQL and change nothing.
     pub(crate) print_sql: bool,
+    /// Make the event trigger that mends what a migration does to the stream at once.
+    pub(crate) event_trigger: bool,
     /// Copy everything anew although events between the old mirror and the new one are lost.
     pub(crate) afresh: bool,
 }
@@ -82,8 +85,10 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     role::prepare(&admin, &server, &role, &mut script).await?;
     schema::prepare(&mut admin, &server, &role, &mut script).await?;
     settle_mapping(&admin, &server, &role, &chosen, &standing, &mut script).await?;
+    followed::store(&admin, &chosen.plan, &options.publication, &mut script).await?;
     identity::prepare(&admin, &chosen.plan, &mut script).await?;
     publication::prepare(&admin, &chosen.plan, &options.publication, &mut script).await?;
+    followed::event_trigger(&admin, options.event_trigger, &mut script).await?;
     let session = if options.print_sql { None } else { Some(session::connect(&database, "portalhook setup").await?) };
     let client: Option<&Client> = session.as_deref();
     if let Some(client) = client {

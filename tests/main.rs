@@ -12,6 +12,7 @@ mod crashes;
 mod demo;
 mod endpoints;
 mod gaps;
+mod large_values;
 mod long_way;
 mod migrations;
 mod operators;

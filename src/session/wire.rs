@@ -20,6 +20,9 @@ const GREETING_LIMIT: usize = 64 << 10;
 /// PostgreSQL makes no message above 1 GiB (`MaxAllocSize`).
 const MESSAGE_LIMIT: usize = 1 << 30;
 
+/// A message from here on is announced before it is read: whoever receives it may first make room.
+const LARGE: usize = 1 << 20;
+
 /// Tag and length.
 const HEADER: usize = 5;
 
@@ -29,6 +32,8 @@ pub(super) enum Incoming {
     CopyBoth,
     /// The content of a CopyData message, not copied.
     CopyData(Bytes),
+    /// A large message has begun to arrive; it is read, in one piece, by the next `receive`.
+    Announced,
     Other(Message),
 }
 
@@ -42,13 +47,22 @@ pub(super) struct Wire {
     /// Whether what was written may still be held by TLS.
     unflushed: bool,
     limit: usize,
+    /// The message that is arriving is large, and was announced.
+    announced: bool,
 }
 
 impl Wire {
     pub(super) fn new(channel: Channel) -> Self {
         let (reader, writer) = tokio::io::split(channel);
-        let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { reader, writer, input, output, unflushed: false, limit: GREETING_LIMIT }
+        Self {
+            reader,
+            writer,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            unflushed: false,
+            limit: GREETING_LIMIT,
+            announced: false,
+        }
     }
 
     /// The server has proved to be one: it may send large messages.
@@ -86,6 +100,11 @@ impl Wire {
         }
     }
 
+    /// A large message is arriving.
+    pub(super) fn is_announced(&self) -> bool {
+        self.announced
+    }
+
     /// A message that has arrived whole.
     pub(super) fn buffered(&mut self) -> io::Result<Option<Incoming>> {
         let Some(header) = Header::parse(&self.input)? else { return Ok(None) };
@@ -94,6 +113,10 @@ impl Wire {
             return Err(invalid("a message is too long to come from a PostgreSQL server"));
         }
         if self.input.len() < length {
+            if length > LARGE && !self.announced {
+                self.announced = true;
+                return Ok(Some(Incoming::Announced));
+            }
             self.input.reserve(length - self.input.len());
             return Ok(None);
         }
@@ -104,10 +127,17 @@ impl Wire {
             }
             b'd' => {
                 let mut content = self.input.split_to(length).freeze();
+                if std::mem::take(&mut self.announced) {
+                    // What follows gets a buffer of its own: in this one it would keep the large message in memory.
+                    self.input = BytesMut::from(&self.input[..]);
+                }
                 content.advance(HEADER);
                 Ok(Some(Incoming::CopyData(content)))
             }
-            _ => Ok(Message::parse(&mut self.input)?.map(Incoming::Other)),
+            _ => {
+                self.announced = false;
+                Ok(Message::parse(&mut self.input)?.map(Incoming::Other))
+            }
         }
     }
 }

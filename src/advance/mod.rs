@@ -125,7 +125,9 @@ impl Advance {
         let routes = Routes::new(
             rows.iter().map(|row| (row.get(0), Route { events: row.get(1), portal: row.get(2), sequence: row.get(3) })),
         );
-        let selects: Vec<Select> = plan.entities.iter().map(|entity| Select::new(&plan, entity)).collect();
+        // The JSON of a value has at least two thirds of its bytes (bytea): beyond this, no body fits.
+        let limit = settings.max_body.saturating_mul(2);
+        let selects: Vec<Select> = plan.entities.iter().map(|entity| Select::new(&plan, entity, limit)).collect();
         Ok(Self {
             settings,
             mirrors: plan.tables.iter().map(MirrorSql::new).collect(),
@@ -243,6 +245,7 @@ impl Advance {
         for part in parts(nets) {
             self.part(sql, part, &operations, &mut group).await?;
         }
+        operations::take(sql, operations.into_keys().collect()).await?;
         self.commit(sql, group, started_at).await
     }
 

@@ -6,10 +6,12 @@ mod body;
 mod command_line;
 mod commands;
 mod connections;
+mod copies;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
 mod endpoints;
+mod gaps;
 mod long_way;
 mod migrations;
 mod operators;

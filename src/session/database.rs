@@ -29,6 +29,8 @@ pub(crate) struct Database {
     role: String,
     name: String,
     servers: Vec<Server>,
+    /// Where all of the URL's servers are.
+    home: String,
     tls: Tls,
     /// Whether a standby will not do.
     wants_primary: bool,
@@ -83,7 +85,8 @@ impl Database {
         let options = settings::options(config.get_options());
         config.options(options);
         let wants_primary = wants_primary(parameters, servers.len())?;
-        Ok(Self { config, role, name, servers, tls, wants_primary })
+        let home = super::home::of(servers.iter().map(|server| &server.address));
+        Ok(Self { config, role, name, servers, home, tls, wants_primary })
     }
 
     pub(crate) fn role(&self) -> &str {
@@ -92,6 +95,12 @@ impl Database {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What tells a database from its copy where the server itself cannot: the places that the URL names, also after one of
+    /// them was found to be the server.
+    pub(crate) fn home(&self) -> &str {
+        &self.home
     }
 
     pub(super) fn config(&self) -> &Config {

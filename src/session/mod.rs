@@ -13,6 +13,7 @@ mod channel;
 mod database;
 mod dial;
 mod handshake;
+pub(crate) mod home;
 mod parameters;
 mod protection;
 mod replication;

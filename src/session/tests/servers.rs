@@ -12,7 +12,7 @@ const PORT: &str =
 
 #[tokio::test]
 async fn of_several_servers_the_primary_is_taken_by_both_kinds() {
-    let primary = Throwaway::start(&[]).expect("start");
+    let mut primary = Throwaway::start(&[]).expect("start");
     let standby = primary.standby().expect("start a standby");
     let of = |list: &[u16], rest: &str| {
         let places: Vec<String> = list.iter().map(|port| format!("127.0.0.1:{port}")).collect();
@@ -45,8 +45,7 @@ async fn of_several_servers_the_primary_is_taken_by_both_kinds() {
 /// After a failover two servers may call themselves the primary.
 #[tokio::test]
 async fn what_is_connected_after_a_session_meets_the_sessions_server() {
-    let (first, second) = (Throwaway::start(&[]).expect("start"), Throwaway::start(&[]).expect("start"));
-    let mut first = first;
+    let (mut first, second) = (Throwaway::start(&[]).expect("start"), Throwaway::start(&[]).expect("start"));
     first.stop("fast").expect("stop");
     let url = format!("postgres://admin@127.0.0.1:{},127.0.0.1:{}/postgres", first.port(), second.port());
     let session = connect(&database(&url), NAME).await.expect("connect");

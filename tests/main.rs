@@ -9,6 +9,7 @@ mod commands;
 mod crashes;
 mod demo;
 mod endpoints;
+mod large;
 mod long_way;
 mod operators;
 mod oracle;

@@ -3,6 +3,7 @@
 //! Everything that lasts is in the ledger, so a start is always the same: take the capture, load the checkpoint, go on.
 //! A new configuration takes effect in the same way: the parts stop in order and start again with it.
 
+mod catalog;
 mod control;
 mod house;
 mod observe;
@@ -52,6 +53,7 @@ pub(crate) async fn run(mut config: Config, mut control: Control) -> Result<()> 
                 systemd::keep_informed(&figures),
                 admin::serve(config.admin.listen, figures.clone()),
                 observe::watch(&database, &figures, config.capture.max_wal),
+                catalog::follow(&database, &figures),
                 house::keep(&database, &figures, config.ledger.retention),
             );
             std::future::pending::<Result<Request>>().await
@@ -136,9 +138,17 @@ async fn once(
         _ = shutdown.wait_for(|now| *now) => return Ok(()),
         session = session::connect(database, "portalhook advance") => session?,
     };
-    let advance = Advance::load(&session, settings::advance(config)).await?;
+    let mut advance = Advance::load(&session, settings::advance(config)).await?;
+    let source = source::look(database, &session, &mut advance).await?;
+    if let Some(gap) = &source.gap {
+        tokio::select! {
+            biased;
+            // The session ends with us, and what it has not committed with it.
+            _ = shutdown.wait_for(|now| *now) => return Ok(()),
+            closed = Box::pin(advance.close_gap(database, &session, gap)) => closed?,
+        }
+    }
     let checkpoint = advance.checkpoint().clone();
-    let version = source::check(database, &session, &checkpoint).await?;
 
     let (stop, stopping) = watch::channel(false);
     let (sender, mut transactions) = capture::channel(QUEUE);
@@ -152,7 +162,7 @@ async fn once(
         xid_reference: checkpoint.xid,
     };
     let streaming = || {
-        tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, postgresql = version, "streaming");
+        tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, postgresql = source.version, "streaming");
         figures.set_state(State::Streaming);
         systemd::ready();
     };

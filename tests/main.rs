@@ -5,12 +5,16 @@ mod applications;
 mod body;
 mod command_line;
 mod commands;
+mod copies;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
 mod endpoints;
+mod gaps;
+#[cfg(feature = "failpoints")]
 mod large;
 mod long_way;
+mod migrations;
 mod operators;
 mod oracle;
 mod outages;

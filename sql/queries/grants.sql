@@ -12,7 +12,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.routes, portalhook.cursors TO
 GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.settled_ranges, portalhook.row_failures TO {role};
 
 -- What operators did: read at its place in the stream, pruned afterwards. Only our triggers and functions write it.
-GRANT SELECT, DELETE ON portalhook.operations TO {role};
+GRANT SELECT, DELETE, UPDATE (taken) ON portalhook.operations TO {role};
 
 -- Settings: read for each attempt. An endpoint that is gone (410, too many failures) is disabled with a reason.
 GRANT SELECT ON portalhook.endpoints, portalhook.secrets, portalhook.custom_events, portalhook.mapping TO {role};
@@ -24,6 +24,12 @@ GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.prepare_partitions
     portalhook.body(text), portalhook.test(bigint),
     portalhook.redeliver(text, bigint), portalhook.replay(bigint, timestamptz, timestamptz) TO {role};
 GRANT SELECT ON portalhook.recent_deliveries, portalhook.pending, portalhook.failures, portalhook.endpoint_health TO {role};
+
+-- What it remembers of the application's tables, and what it may have mended there: by functions that touch no others.
+GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.catalog TO {role};
+GRANT SELECT, UPDATE (key) ON portalhook.mapped_tables TO {role};
+GRANT EXECUTE ON FUNCTION portalhook.members(oid), portalhook.mapped_table(oid), portalhook.mend_identity(regclass),
+    portalhook.mend_publication(regclass) TO {role};
 
 -- Its version of the schema: a daemon refuses to run on one that it does not know.
 GRANT SELECT ON portalhook.migrations TO {role};

@@ -8,10 +8,12 @@
 mod batch;
 mod cut;
 mod durable;
+mod gap;
 mod group;
 mod gulp;
 mod operations;
 mod rivals;
+mod server;
 mod staged;
 mod states;
 mod surroundings;
@@ -24,6 +26,7 @@ use tokio::sync::watch;
 
 use self::cut::Cuts;
 use self::durable::Durable;
+pub(crate) use self::gap::Gap;
 use self::group::Group;
 use self::gulp::{gulp, next};
 use self::operations::Operation;
@@ -230,6 +233,7 @@ impl Advance {
         for part in parts(nets) {
             self.part(sql, part, &operations, &mut group).await?;
         }
+        operations::take(sql, operations.into_keys().collect()).await?;
         self.commit(sql, group, started_at).await
     }
 

@@ -205,6 +205,9 @@ impl<'a> Reader<'a> {
             Frame::Data { body } => {
                 let message = Message::decode(body)
                     .map_err(|error| Error::because(Kind::Failed, "read the replication stream", error))?;
+                if matches!(message, Message::Relation(_)) {
+                    self.positions.set_described();
+                }
                 match self.assembler.take(message)? {
                     Some(assembled) => self.hand_on(assembled),
                     None => Ok(()),

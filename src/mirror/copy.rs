@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{count, counters};
+use super::{catalog, count, counters};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::layout::{literal, quote};
@@ -28,6 +28,11 @@ pub(crate) struct FirstCopy<'a> {
     pub(crate) publication: &'a str,
     pub(crate) system_identifier: &'a str,
     pub(crate) database_oid: u32,
+    /// The server's timeline, and where it is found (`Database::home`).
+    pub(crate) timeline: i32,
+    pub(crate) home: &'a str,
+    /// Event ids are unlike those of the database that this is a copy of.
+    pub(crate) new_source: bool,
 }
 
 /// Rows copied of a table.
@@ -76,6 +81,8 @@ impl FirstCopy<'_> {
         for table in &self.plan.tables {
             copied.push(copy(client, table, progress).await?);
         }
+        let oids: Vec<u32> = self.plan.tables.iter().map(|table| table.oid).collect();
+        catalog::check_files(client, &oids).await?;
         for sql in self.plan.id_functions_sql() {
             client.batch_execute(&sql).await.context("create the functions that compute ids")?;
         }
@@ -86,28 +93,10 @@ impl FirstCopy<'_> {
             client.batch_execute(&analyze_sql(table)).await.context("analyze the mirror")?;
         }
         client.batch_execute(counters::CREATE).await.context("create the counters")?;
-        self.count(client, lsn, progress).await.context("count what users have done")?;
+        count(client, self.plan, lsn, progress).await?;
         client.batch_execute(ROUTES).await.context("take in the endpoints")?;
         self.record(client, lsn).await?;
         Ok(copied)
-    }
-
-    /// Counts in one statement; if a row's data makes that fail, row by row.
-    async fn count(&self, client: &Client, lsn: Lsn, progress: &mut (dyn FnMut(String) + Send)) -> Result<()> {
-        client.batch_execute("SAVEPOINT counting").await.context("set a savepoint")?;
-        let in_one = count::count_sql(self.plan);
-        let Err(error) = patiently(client.batch_execute(&in_one), progress, "counters").await else { return Ok(()) };
-        let of_a_row = |code: &SqlState| ["21", "22", "23"].iter().any(|class| code.code().starts_with(class));
-        if !error.code().is_some_and(of_a_row) {
-            return Err(error).context("count in one statement");
-        }
-        let problem = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
-        progress(format!("a row cannot be evaluated ({problem}): counting row by row"));
-        client.batch_execute("ROLLBACK TO counting").await.context("go back to the savepoint")?;
-        for sql in count::count_one_by_one_sql(self.plan, &lsn.to_string()) {
-            patiently(client.batch_execute(&sql), progress, "counters").await.context("count row by row")?;
-        }
-        Ok(())
     }
 
     fn removals(&self) -> Vec<String> {
@@ -122,6 +111,8 @@ impl FirstCopy<'_> {
     /// The plan, and where the stream begins.
     async fn record(&self, client: &Client, lsn: Lsn) -> Result<()> {
         store_plan(client, self.plan).await?;
+        client.batch_execute("DELETE FROM portalhook.catalog").await.context("forget the old mirror's tables")?;
+        catalog::remember_all(client, self.plan, self.publication).await?;
         client
             .execute(
                 CHECKPOINT,
@@ -131,12 +122,38 @@ impl FirstCopy<'_> {
                     &i64::from(self.database_oid),
                     &self.slot,
                     &self.publication,
+                    &self.timeline,
+                    &self.home,
+                    &self.new_source,
                 ],
             )
             .await
             .context("store the checkpoint")?;
         Ok(())
     }
+}
+
+/// Counts what users have done, in one statement; if a row's data makes that fail, row by row. The counters are empty.
+pub(crate) async fn count(
+    client: &Client,
+    plan: &Plan,
+    lsn: Lsn,
+    progress: &mut (dyn FnMut(String) + Send),
+) -> Result<()> {
+    client.batch_execute("SAVEPOINT counting").await.context("set a savepoint")?;
+    let in_one = count::count_sql(plan);
+    let Err(error) = patiently(client.batch_execute(&in_one), progress, "counters").await else { return Ok(()) };
+    let of_a_row = |code: &SqlState| ["21", "22", "23"].iter().any(|class| code.code().starts_with(class));
+    if !error.code().is_some_and(of_a_row) {
+        return Err(error).context("count what users have done");
+    }
+    let problem = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
+    progress(format!("a row cannot be evaluated ({problem}): counting row by row"));
+    client.batch_execute("ROLLBACK TO counting").await.context("go back to the savepoint")?;
+    for sql in count::count_one_by_one_sql(plan, &lsn.to_string()) {
+        patiently(client.batch_execute(&sql), progress, "counters").await.context("count what users have done")?;
+    }
+    Ok(())
 }
 
 /// Writes the active plan.

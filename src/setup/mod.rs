@@ -3,9 +3,11 @@
 //! Every step is idempotent and says in one line what it did. Nothing is changed before the mapping was checked.
 
 mod choose;
+pub(crate) mod followed;
 mod identity;
 mod mapping;
 pub(crate) mod migrations;
+mod origin;
 mod publication;
 mod role;
 mod schema;
@@ -27,6 +29,7 @@ use tokio_postgres::error::SqlState;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::session::{self, Database};
 use choose::Chosen;
+pub(crate) use origin::Origin;
 use role::Role;
 use script::Script;
 use server::Server;
@@ -46,8 +49,12 @@ pub(crate) struct Options {
     pub(crate) slot: Option<String>,
     /// Print the SQL and change nothing.
     pub(crate) print_sql: bool,
+    /// Make the event trigger that mends what a migration does to the stream at once.
+    pub(crate) event_trigger: bool,
     /// Copy everything anew although events between the old mirror and the new one are lost.
     pub(crate) afresh: bool,
+    /// What a database that was copied or moved is.
+    pub(crate) origin: Origin,
 }
 
 /// Prepares the database; `out` gets a line for each step, or with `print_sql` the SQL.
@@ -76,14 +83,17 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
     let chosen = choose::choose(&admin, options.views.as_deref()).await?;
     publication::check_tables(&admin, &chosen.plan, &role.name).await?;
-    let standing = stream::look(&admin, &server, &chosen.plan, &slot).await?;
-    standing.permitted(options.afresh)?;
+    let standing = stream::look(&admin, &server, &chosen.plan, &slot, &database.home(), options.origin).await?;
+    standing.permitted(options.afresh || options.origin == Origin::New)?;
 
     role::prepare(&admin, &server, &role, &mut script).await?;
     schema::prepare(&mut admin, &server, &role, &mut script).await?;
+    origin::own(&admin, &server, &role, &mut script).await?;
     settle_mapping(&admin, &server, &role, &chosen, &standing, &mut script).await?;
+    followed::store(&admin, &chosen.plan, &options.publication, &mut script).await?;
     identity::prepare(&admin, &chosen.plan, &mut script).await?;
     publication::prepare(&admin, &chosen.plan, &options.publication, &mut script).await?;
+    followed::event_trigger(&admin, options.event_trigger, &mut script).await?;
     let session = if options.print_sql { None } else { Some(session::connect(&database, "portalhook setup").await?) };
     let client: Option<&Client> = session.as_deref();
     if let Some(client) = client {
@@ -97,8 +107,9 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         slot: &slot,
         publication: &options.publication,
         database: &database,
+        origin: options.origin,
     };
-    beginning.make(client, &standing, &mut script).await?;
+    beginning.make(&admin, client, &standing, &mut script).await?;
     show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
     script.say("done", "portalhook run, then INSERT INTO portalhook.endpoints (url) VALUES ('https://…')")
 }
@@ -114,7 +125,7 @@ async fn settle_mapping(
     mapping::store(admin, chosen, script).await?;
     let before = match standing {
         Standing::Stale { replaced, .. } => replaced.as_deref(),
-        Standing::Whole | Standing::Reworded | Standing::Nothing { .. } => None,
+        Standing::Whole | Standing::Reworded | Standing::Adopted { .. } | Standing::Nothing { .. } => None,
     };
     mapping::grant(admin, server, role, &chosen.plan, before, script).await
 }

@@ -5,10 +5,13 @@
 //! (the daemon's client library, bodies and concurrency, without database and signatures); and a steady 200 changes a
 //! second, each timed from the row's own clock to its arrival.
 //!
+//! `cargo bench --bench portalhook-bench -- large` measures transactions that are larger than memory may be.
+//!
 //! Exits with 1 where a limit is missed. `cargo bench -- 10000` takes a smaller backlog.
 
 mod bare;
 mod cpu;
+mod large;
 mod portal;
 mod receiver;
 mod report;
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     };
     let ended = match arguments.split_first() {
         Some((first, rest)) if first == bare::COMMAND => runtime.block_on(bare::run(rest)).map(|()| true),
+        Some((first, rest)) if first == large::COMMAND => runtime.block_on(large::run(rest)),
         first => {
             let count = first.and_then(|(first, _)| first.parse().ok()).unwrap_or(BACKLOG);
             runtime.block_on(async {

@@ -121,7 +121,7 @@ impl Portal {
         self.server.url(Throwaway::SUPERUSER, DATABASE)
     }
 
-    fn sql(&self, script: &str) -> Result<String> {
+    pub(crate) fn sql(&self, script: &str) -> Result<String> {
         Ok(self.server.psql(DATABASE, script)?.trim().to_owned())
     }
 
@@ -215,6 +215,35 @@ impl Portal {
                 Ok((name.to_owned(), id.parse()?))
             })
             .collect()
+    }
+
+    /// The last event's position.
+    pub(crate) fn position(&self) -> Result<i64> {
+        Ok(self.sql("SELECT position FROM portalhook.checkpoint")?.parse()?)
+    }
+
+    /// How many events there are after a position, if each has its own sequence number and a body where somebody wants it.
+    pub(crate) fn count_since(&self, position: i64) -> Result<usize> {
+        let query = format!(
+            "SELECT count(*) FROM portalhook.events WHERE position > {position} AND event <> 'webhook.test'
+             HAVING count(*) = max(position) - min(position) + 1
+                AND count(*) = max(sequences[1]) - min(sequences[1]) + 1 AND count(DISTINCT sequences[1]) = count(*)
+                AND count(DISTINCT id) = count(*) AND bool_and(body IS NOT NULL)"
+        );
+        Ok(self.sql(&query)?.parse().unwrap_or(0))
+    }
+
+    /// Waits until the daemon has taken in all that is committed by now.
+    pub(crate) fn passed(&self, limit: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        let marker = self.sql("SELECT portalhook.test(1)")?;
+        while self.sql(&format!("SELECT count(*) FROM portalhook.events WHERE entity = 'operation:{marker}'"))? == "0" {
+            if began.elapsed() > limit {
+                return Err("the daemon does not follow".into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(began.elapsed())
     }
 
     /// Waits until the ledger knows the outcome of everything.

@@ -9,7 +9,7 @@ use crate::steady::Latency;
 /// Of the bare HTTP loop, at least.
 const SHARE: f64 = 0.25;
 /// Bytes of resident memory, at most.
-const MEMORY: u64 = 96 << 20;
+pub(crate) const MEMORY: u64 = 96 << 20;
 
 /// Everything that was measured.
 pub(crate) struct Report {
@@ -36,7 +36,6 @@ impl Report {
     pub(crate) fn print(&self) -> bool {
         let rate = |took: Duration| self.count as f64 / took.as_secs_f64();
         let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / self.count as f64;
-        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let (daemon, bare, drained) = (rate(self.took), rate(self.bare.took), rate(self.drained.took));
         let share = daemon / bare;
         println!("\n{} one-vote transactions, one endpoint", self.count);
@@ -74,6 +73,10 @@ impl Report {
     }
 }
 
-fn verdict(met: bool) -> &'static str {
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+pub(crate) fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "MISSED" }
 }

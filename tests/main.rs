@@ -12,6 +12,8 @@ mod crashes;
 mod demo;
 mod endpoints;
 mod gaps;
+#[cfg(feature = "failpoints")]
+mod large;
 mod large_values;
 mod long_way;
 mod migrations;

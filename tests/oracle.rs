@@ -255,11 +255,17 @@ fn differing_rows(committed: &Committed) -> String {
 }
 
 /// From how many bytes on a transaction is too large for memory, and in which pages it is worked on then: in half of the
-/// histories some of them are, or all.
+/// histories some of them are, or all. And how many transactions one commit takes at most.
 fn limits(random: &mut Random) -> String {
     const PARTS: [usize; 8] = [1, 1, 500, 2000, 1 << 20, 1 << 20, 1 << 20, 1 << 20];
     const PAGES: [usize; 4] = [1, 2, 5, 500];
-    format!("part:{},page:{}", PARTS[random.below(PARTS.len())], PAGES[random.below(PAGES.len())])
+    const GROUPS: [usize; 6] = [1, 2, 3, 7, 500, 500];
+    format!(
+        "part:{},page:{},group:{}",
+        PARTS[random.below(PARTS.len())],
+        PAGES[random.below(PAGES.len())],
+        GROUPS[random.below(GROUPS.len())]
+    )
 }
 
 /// Some deliveries arrive twice.

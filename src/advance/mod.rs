@@ -10,6 +10,7 @@ mod cut;
 mod durable;
 mod gap;
 mod group;
+mod gulp;
 mod operations;
 mod rivals;
 mod server;
@@ -27,6 +28,7 @@ use self::cut::Cuts;
 use self::durable::Durable;
 pub(crate) use self::gap::Gap;
 use self::group::Group;
+use self::gulp::{gulp, next};
 use self::operations::Operation;
 use crate::capture;
 use crate::change::{Arrival, Transaction};
@@ -49,18 +51,6 @@ use crate::mirror::net::{Net, Netting};
 use crate::mirror::prepared::Prepared;
 use crate::route::{Route, Routes};
 use crate::session::Session;
-
-/// The most transactions that one group commit takes.
-const GROUP: usize = 500;
-
-/// The most bytes of changes that one group commit takes: what becomes of them takes several times the memory.
-const GROUP_BYTES: usize = 2 << 20;
-
-/// While behind, how long a group waits for more: a batch of six where hundreds are possible costs ten times as much.
-const FILL: Duration = Duration::from_millis(3);
-
-/// Fewer than this in one look means that the reader keeps pace: nothing waits.
-const BEHIND: usize = 8;
 
 /// How often a commit is asked for that PostgreSQL has not flushed yet.
 const FLUSH_LOOK: Duration = Duration::from_millis(100);
@@ -301,73 +291,6 @@ impl Advance {
             self.batch(sql, batch, operations, group).await?;
         }
         Ok(())
-    }
-}
-
-/// What comes next: first what is left of the last look.
-async fn next(left: &mut Option<Arrival>, transactions: &mut capture::Receiver) -> Option<(Arrival, usize)> {
-    match left.take() {
-        Some(arrival) => Some((arrival, 0)),
-        None => transactions.recv().await,
-    }
-}
-
-/// What has arrived, up to a group; while behind it waits a moment for a full one. A part of a large transaction that
-/// follows is left.
-async fn gulp(
-    first: Transaction,
-    bytes: usize,
-    transactions: &mut capture::Receiver,
-    left: &mut Option<Arrival>,
-) -> Vec<Transaction> {
-    let mut gulp = Gulp { taken: vec![first], bytes };
-    while gulp.has_room() {
-        let Some(next) = transactions.try_recv() else { break };
-        if let Err(other) = gulp.take(next) {
-            *left = Some(other);
-            return gulp.taken;
-        }
-    }
-    if gulp.taken.len() >= BEHIND {
-        let full = tokio::time::sleep(FILL);
-        tokio::pin!(full);
-        while gulp.has_room() {
-            let next = tokio::select! {
-                biased;
-                next = transactions.recv() => next,
-                () = &mut full => break,
-            };
-            let Some(next) = next else { break };
-            if let Err(other) = gulp.take(next) {
-                *left = Some(other);
-                break;
-            }
-        }
-    }
-    gulp.taken
-}
-
-/// Transactions for one group commit.
-struct Gulp {
-    taken: Vec<Transaction>,
-    bytes: usize,
-}
-
-impl Gulp {
-    fn has_room(&self) -> bool {
-        self.taken.len() < GROUP && self.bytes < GROUP_BYTES
-    }
-
-    /// Takes a whole transaction, gives back anything else.
-    fn take(&mut self, (arrival, bytes): (Arrival, usize)) -> std::result::Result<(), Arrival> {
-        match arrival {
-            Arrival::Whole(transaction) => {
-                self.taken.push(transaction);
-                self.bytes += bytes;
-                Ok(())
-            }
-            other => Err(other),
-        }
     }
 }
 

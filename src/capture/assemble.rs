@@ -294,4 +294,34 @@ mod tests {
             assert!(error.to_string().contains(why), "{error}");
         }
     }
+
+    /// Its parts hold what the whole would, in order, and what follows is whole again.
+    #[test]
+    fn a_large_transaction_comes_in_parts() {
+        let mut assembler = Assembler::new(Lsn(5), 0);
+        assembler.part = 3 * size_of::<Change>();
+        let numbers = ["1", "2", "3", "4", "5", "6", "7", "8", "9"];
+        let mut messages = vec![begin(10, 7)];
+        messages.extend(numbers.map(|number| operation(true, "portalhook", number)));
+        messages.extend([commit(10), begin(30, 8), operation(true, "portalhook", "10"), commit(30)]);
+        let (mut seen, mut parts) = (Vec::new(), Vec::new());
+        for message in messages {
+            let Some(assembled) = assembler.take(message).expect("in order") else { continue };
+            let changes = match assembled.arrival {
+                Arrival::Part(changes) => changes,
+                Arrival::Last(transaction) => {
+                    assert_eq!((transaction.xid, transaction.end_lsn), (7, Lsn(18)));
+                    transaction.changes
+                }
+                Arrival::Whole(transaction) => {
+                    assert_eq!(transaction.xid, 8);
+                    transaction.changes
+                }
+            };
+            parts.push(changes.len());
+            seen.extend(changes);
+        }
+        assert_eq!(parts, [4, 4, 1, 1]);
+        assert_eq!(seen, (1..=10).map(|number| Change::Operation { number }).collect::<Vec<_>>());
+    }
 }

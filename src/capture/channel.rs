@@ -35,11 +35,11 @@ pub(crate) struct Receiver {
 
 /// The receiver is gone.
 #[derive(Debug)]
-pub(super) struct Closed;
+pub(crate) struct Closed;
 
 impl Sender {
     /// Puts it in if there is room, gives it back if not.
-    pub(super) fn try_send(&self, arrival: Arrival, bytes: usize) -> Result<Option<Arrival>, Closed> {
+    pub(crate) fn try_send(&self, arrival: Arrival, bytes: usize) -> Result<Option<Arrival>, Closed> {
         let cost = self.cost(bytes);
         match self.room.try_acquire_many(cost) {
             Ok(permit) => {

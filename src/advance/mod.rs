@@ -11,12 +11,13 @@ mod durable;
 mod group;
 mod operations;
 mod rivals;
+mod staged;
 mod states;
 mod surroundings;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -25,7 +26,7 @@ use self::durable::Durable;
 use self::group::Group;
 use self::operations::Operation;
 use crate::capture;
-use crate::change::Transaction;
+use crate::change::{Arrival, Transaction};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
@@ -49,6 +50,9 @@ use crate::session::Session;
 /// The most transactions that one group commit takes.
 const GROUP: usize = 500;
 
+/// The most bytes of changes that one group commit takes: what becomes of them takes several times the memory.
+const GROUP_BYTES: usize = 2 << 20;
+
 /// While behind, how long a group waits for more: a batch of six where hundreds are possible costs ten times as much.
 const FILL: Duration = Duration::from_millis(3);
 
@@ -57,6 +61,9 @@ const BEHIND: usize = 8;
 
 /// How often a commit is asked for that PostgreSQL has not flushed yet.
 const FLUSH_LOOK: Duration = Duration::from_millis(100);
+
+/// The same while transactions arrive without a pause.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Plans must not be made from what an empty mirror looked like; the stream redelivers what a crash takes back.
 const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
@@ -71,6 +78,16 @@ pub(crate) struct Settings {
     pub(crate) max_body: usize,
     /// `mapping.cascades = "fold"`
     pub(crate) fold_cascades: bool,
+}
+
+/// What a group commit came to.
+struct Advanced {
+    /// Past its last transaction in the stream.
+    end: Lsn,
+    /// Its events; `None` where they are too many to be told.
+    events: Option<Vec<Recorded>>,
+    /// Where its commit lies in the write-ahead log; `None`: nothing was written.
+    written: Option<Lsn>,
 }
 
 /// The mirror's state in memory, and what it is made from.
@@ -140,41 +157,66 @@ impl Advance {
     ) -> Result<()> {
         let sql = Prepared::new(session);
         let mut durable = Durable::default();
+        let mut looked = Instant::now();
+        let mut left: Option<Arrival> = None;
         loop {
             // In this order: an end is an end; flushed commits free the slot; then the stream.
             let first = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|now| *now) => return Ok(()),
-                () = tokio::time::sleep(FLUSH_LOOK), if durable.is_waiting() => {
+                () = tokio::time::sleep(FLUSH_LOOK), if durable.is_waiting() && left.is_none() => {
                     durable.look(&sql, confirmed).await?;
                     continue;
                 }
-                next = transactions.recv() => next,
+                next = next(&mut left, transactions) => next,
             };
-            let Some(first) = first else { return Ok(()) };
-            let taken = gulp(first, transactions).await;
-            failpoint::hit("received");
-            let end = taken.last().map(|transaction| transaction.end_lsn).unwrap_or_default();
-            let (events, written) = self.group(&sql, session, taken).await?;
-            durable.add(end, written);
-            let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
-            feed.offer(committed, self.checkpoint.position);
-            if transactions.queued() == 0 {
+            let advanced = match first {
+                None => return Ok(()),
+                Some((Arrival::Whole(first), bytes)) => {
+                    let taken = gulp(first, bytes, transactions, &mut left).await;
+                    failpoint::hit("received");
+                    self.group(&sql, session, taken).await?
+                }
+                Some((Arrival::Part(first), _)) => {
+                    failpoint::hit("received");
+                    // Nobody waits minutes for its end: it comes again.
+                    let advanced = tokio::select! {
+                        biased;
+                        _ = shutdown.wait_for(|now| *now) => return Ok(()),
+                        advanced = Box::pin(self.large(&sql, session, first, transactions)) => advanced?,
+                    };
+                    let Some(advanced) = advanced else { return Ok(()) };
+                    advanced
+                }
+                Some((Arrival::Last(_), _)) => return Err(Error::failed("a transaction ended that had not begun")),
+            };
+            durable.add(advanced.end, advanced.written);
+            match advanced.events {
+                Some(events) => {
+                    let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
+                    feed.offer(committed, self.checkpoint.position);
+                }
+                None => feed.pass(self.checkpoint.position),
+            }
+            // Also while behind: what is done must not hold the write-ahead log until all is.
+            if transactions.queued() == 0 || looked.elapsed() >= LOOK_AT_LEAST {
+                looked = Instant::now();
                 durable.look(&sql, confirmed).await?;
             }
         }
     }
 
-    /// One group commit; gives its events, and where its commit lies in the write-ahead log (`None`: nothing was written).
+    /// One group commit of whole transactions.
     async fn group(
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
         transactions: Vec<Transaction>,
-    ) -> Result<(Vec<Recorded>, Option<Lsn>)> {
+    ) -> Result<Advanced> {
         let nets: Vec<Net> =
             transactions.into_iter().map(|transaction| self.netting.net(transaction)).collect::<Result<_>>()?;
-        let Some(last) = nets.last() else { return Ok((Vec::new(), None)) };
+        let nothing = |end| Advanced { end, events: Some(Vec::new()), written: None };
+        let Some(last) = nets.last() else { return Ok(nothing(self.checkpoint.lsn)) };
         let mut checkpoint = self.checkpoint.clone();
         checkpoint.lsn = last.end_lsn;
         checkpoint.xid = last.xid;
@@ -182,7 +224,7 @@ impl Advance {
             nets.iter().all(|net| net.writes.is_empty() && net.operations.is_empty() && net.truncated.is_empty());
         if silent {
             // The slot moves on; the checkpoint can stay, since reading these again would give nothing again.
-            return Ok((Vec::new(), None));
+            return Ok(nothing(last.end_lsn));
         }
         if partitions::is_another_day(&self.day) {
             // Retention made it yesterday: this only makes sure, and locks nothing.
@@ -190,7 +232,6 @@ impl Advance {
             self.parts.forget();
         }
         let started_at = self.checkpoint.position;
-        let sent = sql.sent();
         let mut group = Group::new(checkpoint);
         group.parts = std::mem::take(&mut self.parts);
         group.transactions = nets.len();
@@ -201,6 +242,11 @@ impl Advance {
         for part in parts(nets) {
             self.part(sql, part, &operations, &mut group).await?;
         }
+        self.commit(sql, group, started_at).await
+    }
+
+    /// Writes what a group has come to since position `started_at`, and commits it.
+    async fn commit(&mut self, sql: &Prepared<'_>, group: Group, started_at: i64) -> Result<Advanced> {
         failpoint::hit("evaluated");
         // From here on everything is sent at once, COMMIT included: after an error, the fence's too, COMMIT rolls back.
         record::events(sql, &self.day, &group.events).await?;
@@ -208,7 +254,7 @@ impl Advance {
         if group.routes_changed {
             record::routes(sql, &self.routes, started_at).await?;
         } else {
-            record::sequences(sql, &group.events).await?;
+            record::sequences(sql, &group.sequences).await?;
         }
         record::failures(sql, &self.plan, &group.failures).await?;
         group.checkpoint.advance(sql).await?;
@@ -219,14 +265,15 @@ impl Advance {
         tracing::debug!(
             transactions = group.transactions,
             batches = group.batches,
-            events = group.events.len(),
-            statements = sql.sent() - sent,
+            events = group.checkpoint.position - started_at,
+            statements = sql.sent(),
             lsn = %group.checkpoint.lsn,
             "advanced"
         );
         self.checkpoint = group.checkpoint;
         self.parts = group.parts;
-        Ok((group.events, Some(written)))
+        let events = if group.is_split { None } else { Some(group.events) };
+        Ok(Advanced { end: self.checkpoint.lsn, events, written: Some(written) })
     }
 
     /// Transactions that the mirror can be asked about together.
@@ -253,31 +300,70 @@ impl Advance {
     }
 }
 
-/// What has arrived, up to a group; while behind it waits a moment for a full one.
-async fn gulp(first: Transaction, transactions: &mut capture::Receiver) -> Vec<Transaction> {
-    let mut taken = vec![first];
-    drain(&mut taken, transactions);
-    if (BEHIND..GROUP).contains(&taken.len()) {
+/// What comes next: first what is left of the last look.
+async fn next(left: &mut Option<Arrival>, transactions: &mut capture::Receiver) -> Option<(Arrival, usize)> {
+    match left.take() {
+        Some(arrival) => Some((arrival, 0)),
+        None => transactions.recv().await,
+    }
+}
+
+/// What has arrived, up to a group; while behind it waits a moment for a full one. A part of a large transaction that
+/// follows is left.
+async fn gulp(
+    first: Transaction,
+    bytes: usize,
+    transactions: &mut capture::Receiver,
+    left: &mut Option<Arrival>,
+) -> Vec<Transaction> {
+    let mut gulp = Gulp { taken: vec![first], bytes };
+    while gulp.has_room() {
+        let Some(next) = transactions.try_recv() else { break };
+        if let Err(other) = gulp.take(next) {
+            *left = Some(other);
+            return gulp.taken;
+        }
+    }
+    if gulp.taken.len() >= BEHIND {
         let full = tokio::time::sleep(FILL);
         tokio::pin!(full);
-        while taken.len() < GROUP {
-            tokio::select! {
+        while gulp.has_room() {
+            let next = tokio::select! {
                 biased;
-                next = transactions.recv() => match next {
-                    Some(next) => taken.push(next),
-                    None => break,
-                },
+                next = transactions.recv() => next,
                 () = &mut full => break,
+            };
+            let Some(next) = next else { break };
+            if let Err(other) = gulp.take(next) {
+                *left = Some(other);
+                break;
             }
         }
     }
-    taken
+    gulp.taken
 }
 
-fn drain(taken: &mut Vec<Transaction>, transactions: &mut capture::Receiver) {
-    while taken.len() < GROUP {
-        let Some(next) = transactions.try_recv() else { return };
-        taken.push(next);
+/// Transactions for one group commit.
+struct Gulp {
+    taken: Vec<Transaction>,
+    bytes: usize,
+}
+
+impl Gulp {
+    fn has_room(&self) -> bool {
+        self.taken.len() < GROUP && self.bytes < GROUP_BYTES
+    }
+
+    /// Takes a whole transaction, gives back anything else.
+    fn take(&mut self, (arrival, bytes): (Arrival, usize)) -> std::result::Result<(), Arrival> {
+        match arrival {
+            Arrival::Whole(transaction) => {
+                self.taken.push(transaction);
+                self.bytes += bytes;
+                Ok(())
+            }
+            other => Err(other),
+        }
     }
 }
 

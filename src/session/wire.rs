@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_postgres::error::SqlState;
 
 use super::socket::Socket;
+use crate::change::LARGE;
 use crate::error::Refusal;
 
 /// What is read at once. Values are slices of such a chunk, so it is also what a small transaction can hold in memory.
@@ -19,9 +20,6 @@ const GREETING_LIMIT: usize = 64 << 10;
 
 /// PostgreSQL makes no message above 1 GiB (`MaxAllocSize`).
 const MESSAGE_LIMIT: usize = 1 << 30;
-
-/// A message from here on is announced before it is read: whoever receives it may first make room.
-const LARGE: usize = 1 << 20;
 
 /// Tag and length.
 const HEADER: usize = 5;
@@ -109,6 +107,7 @@ impl Wire {
             return Err(invalid("a message is too long to come from a PostgreSQL server"));
         }
         if self.input.len() < length {
+            // Whoever receives it may first make room.
             if length > LARGE && !self.announced {
                 self.announced = true;
                 return Ok(Some(Incoming::Announced));

@@ -8,9 +8,11 @@
 mod batch;
 mod cut;
 mod durable;
+mod gap;
 mod group;
 mod operations;
 mod rivals;
+mod server;
 mod staged;
 mod states;
 mod surroundings;
@@ -23,6 +25,7 @@ use tokio::sync::watch;
 
 use self::cut::Cuts;
 use self::durable::Durable;
+pub(crate) use self::gap::Gap;
 use self::group::Group;
 use self::operations::Operation;
 use crate::capture;
@@ -242,6 +245,7 @@ impl Advance {
         for part in parts(nets) {
             self.part(sql, part, &operations, &mut group).await?;
         }
+        operations::take(sql, operations.into_keys().collect()).await?;
         self.commit(sql, group, started_at).await
     }
 

@@ -8,9 +8,10 @@ use postgres_protocol::message::frontend;
 use fallible_iterator::FallibleIterator;
 
 use super::authenticate::{self, Greeting};
-use super::database::{Address, Database};
+use super::channel::Channel;
+use super::database::Database;
+use super::dial::{Greet, dial};
 use super::settings;
-use super::socket;
 use super::stream::WalStream;
 use super::wire::{Incoming, Wire, invalid, notice, refusal};
 use crate::error::{Context, Error, Kind, Result};
@@ -46,42 +47,13 @@ pub(crate) struct ExportedSlot {
 type Row = Vec<Option<String>>;
 
 impl Replication {
-    /// Connects with `replication=database` and the pinned settings, to the first server that accepts us.
+    /// Connects with `replication=database` and the pinned settings, to the first server that accepts us. Where there is a
+    /// session, use its `database`: several servers may call themselves the primary for a while.
     ///
     /// # Errors
     /// As `session::connect`.
     pub(crate) async fn connect(database: &Database, application_name: &str) -> Result<Self> {
-        let addresses = database.addresses();
-        let mut last = Error::usage("the database URL names no server");
-        for address in &addresses {
-            let attempt = Self::connect_to(address, database, application_name);
-            match tokio::time::timeout(database.connect_timeout(), attempt).await {
-                Ok(Ok(connection)) if connection.greeting.standby && addresses.len() > 1 => {
-                    last = Error::new(Kind::Unavailable, format!("connect to {database}: {address} is a standby"));
-                }
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => last = error,
-                Err(_) => {
-                    let limit = database.connect_timeout();
-                    let context = format!("connect to {database}: no answer from {address} in {limit:?}");
-                    last = Error::new(Kind::Unavailable, context);
-                }
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect_to(address: &Address, database: &Database, application_name: &str) -> Result<Self> {
-        let socket = socket::open(address).await.context(format!("connect to {database}"))?;
-        let mut wire = Wire::new(socket);
-        authenticate::start(&mut wire, database, application_name).await?;
-        wire.trust();
-        let greeting = authenticate::greeting(&mut wire, database).await?;
-        let mut connection = Self { wire, greeting };
-        if greeting.version >= settings::NEWER {
-            connection.query(settings::PIN_NEWER, "pin the session's settings").await?;
-        }
-        Ok(connection)
+        dial(database, application_name).await
     }
 
     /// The server process that serves this connection: who would end it can name it to `pg_terminate_backend`.
@@ -123,6 +95,20 @@ impl Replication {
         })
     }
 
+    /// Where a timeline began, in the one before it (`None`: the first has no beginning).
+    pub(crate) async fn timeline_start(&mut self, timeline: u32) -> Result<Option<Lsn>> {
+        if timeline <= 1 {
+            return Ok(None);
+        }
+        let doing = "read the timeline's history";
+        let rows = self.query(&format!("TIMELINE_HISTORY {timeline}"), doing).await?;
+        let [_, history] = only_row(rows, doing)?;
+        // Lines are: the earlier timeline, where it ended, why; the last one is of the timeline just before.
+        let ends = history.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let last = ends.filter_map(|line| line.split_whitespace().nth(1)).next_back();
+        last.map(str::parse).transpose().map_err(|error| Error::because(Kind::Failed, doing, error))
+    }
+
     /// Creates a logical slot for pgoutput and exports its snapshot.
     ///
     /// The server waits for every transaction of the cluster that is writing; dropping the future only closes the
@@ -162,6 +148,25 @@ impl Replication {
                 _ => return Err(invalid("the server sent a message out of turn")).context(doing),
             }
         }
+    }
+}
+
+impl Greet for Replication {
+    async fn greet(channel: Channel, database: &Database, application_name: &str) -> Result<Self> {
+        let binding = channel.binding().map(<[u8]>::to_vec);
+        let mut wire = Wire::new(channel);
+        authenticate::start(&mut wire, database, application_name, binding.as_deref()).await?;
+        wire.trust();
+        let greeting = authenticate::greeting(&mut wire, database).await?;
+        let mut connection = Self { wire, greeting };
+        if greeting.version >= settings::NEWER {
+            connection.query(settings::PIN_NEWER, "pin the session's settings").await?;
+        }
+        Ok(connection)
+    }
+
+    fn is_standby(&self) -> bool {
+        self.greeting.standby
     }
 }
 

@@ -8,7 +8,7 @@ use postgres_protocol::message::backend::{ErrorFields, Header, Message, NoticeRe
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_postgres::error::SqlState;
 
-use super::socket::Socket;
+use super::channel::Channel;
 use crate::change::LARGE;
 use crate::error::Refusal;
 
@@ -37,27 +37,23 @@ pub(super) enum Incoming {
 
 /// Buffers in both directions. All waiting is cancel-safe: what has been read or is to be written stays here.
 pub(super) struct Wire {
-    reader: ReadHalf<Box<dyn Socket>>,
-    writer: WriteHalf<Box<dyn Socket>>,
+    reader: ReadHalf<Channel>,
+    writer: WriteHalf<Channel>,
     input: BytesMut,
     /// What is to be sent; any `receive` or `flush` sends it.
     pub(super) output: BytesMut,
+    /// Whether what was written may still be held by TLS.
+    unflushed: bool,
     limit: usize,
     /// The message that is arriving is large, and was announced.
     announced: bool,
 }
 
 impl Wire {
-    pub(super) fn new(socket: Box<dyn Socket>) -> Self {
-        let (reader, writer) = tokio::io::split(socket);
-        Self {
-            reader,
-            writer,
-            input: BytesMut::new(),
-            output: BytesMut::new(),
-            limit: GREETING_LIMIT,
-            announced: false,
-        }
+    pub(super) fn new(channel: Channel) -> Self {
+        let (reader, writer) = tokio::io::split(channel);
+        let (input, output) = (BytesMut::new(), BytesMut::new());
+        Self { reader, writer, input, output, unflushed: false, limit: GREETING_LIMIT, announced: false }
     }
 
     /// The server has proved to be one: it may send large messages.
@@ -67,8 +63,8 @@ impl Wire {
 
     /// Sends all of `output`.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            sent(self.writer.write_buf(&mut self.output).await?)?;
+        while self.unflushed || !self.output.is_empty() {
+            send(&mut self.writer, &mut self.output, &mut self.unflushed).await?;
         }
         Ok(())
     }
@@ -85,7 +81,8 @@ impl Wire {
             tokio::select! {
                 biased;
                 // What we have to say is short, and the server may be waiting for it.
-                written = self.writer.write_buf(&mut self.output), if !self.output.is_empty() => sent(written?)?,
+                sent = send(&mut self.writer, &mut self.output, &mut self.unflushed),
+                    if self.unflushed || !self.output.is_empty() => sent?,
                 read = self.reader.read_buf(&mut self.input), if may_read => if read? == 0 {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
                 },
@@ -137,8 +134,17 @@ impl Wire {
     }
 }
 
-fn sent(bytes: usize) -> io::Result<()> {
-    if bytes == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+/// One step of sending: writes, or flushes what TLS still holds.
+async fn send(writer: &mut WriteHalf<Channel>, output: &mut BytesMut, unflushed: &mut bool) -> io::Result<()> {
+    if output.is_empty() {
+        writer.flush().await?;
+        *unflushed = false;
+    } else if writer.write_buf(output).await? == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    } else {
+        *unflushed = true;
+    }
+    Ok(())
 }
 
 pub(super) fn invalid(what: &'static str) -> io::Error {

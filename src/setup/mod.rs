@@ -7,6 +7,7 @@ pub(crate) mod followed;
 mod identity;
 mod mapping;
 pub(crate) mod migrations;
+mod origin;
 mod publication;
 mod role;
 mod schema;
@@ -26,8 +27,9 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::session::{self, Database};
+use crate::session::{self, Database, Session};
 use choose::Chosen;
+pub(crate) use origin::Origin;
 use role::Role;
 use script::Script;
 use server::Server;
@@ -51,6 +53,8 @@ pub(crate) struct Options {
     pub(crate) event_trigger: bool,
     /// Copy everything anew although events between the old mirror and the new one are lost.
     pub(crate) afresh: bool,
+    /// What a database that was copied or moved is.
+    pub(crate) origin: Origin,
 }
 
 /// Prepares the database; `out` gets a line for each step, or with `print_sql` the SQL.
@@ -79,11 +83,12 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
     let chosen = choose::choose(&admin, options.views.as_deref()).await?;
     publication::check_tables(&admin, &chosen.plan, &role.name).await?;
-    let standing = stream::look(&admin, &server, &chosen.plan, &slot).await?;
-    standing.permitted(options.afresh)?;
+    let standing = stream::look(&admin, &server, &chosen.plan, &slot, database.home(), options.origin).await?;
+    standing.permitted(options.afresh || options.origin == Origin::New)?;
 
     role::prepare(&admin, &server, &role, &mut script).await?;
     schema::prepare(&mut admin, &server, &role, &mut script).await?;
+    origin::own(&admin, &server, &role, &mut script).await?;
     settle_mapping(&admin, &server, &role, &chosen, &standing, &mut script).await?;
     followed::store(&admin, &chosen.plan, &options.publication, &mut script).await?;
     identity::prepare(&admin, &chosen.plan, &mut script).await?;
@@ -101,9 +106,10 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         plan: &chosen.plan,
         slot: &slot,
         publication: &options.publication,
-        database: &database,
+        database: session.as_ref().map_or(&database, Session::database),
+        origin: options.origin,
     };
-    beginning.make(client, &standing, &mut script).await?;
+    beginning.make(&admin, client, &standing, &mut script).await?;
     show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
     script.say("done", "portalhook run, then INSERT INTO portalhook.endpoints (url) VALUES ('https://…')")
 }
@@ -119,7 +125,7 @@ async fn settle_mapping(
     mapping::store(admin, chosen, script).await?;
     let before = match standing {
         Standing::Stale { replaced, .. } => replaced.as_deref(),
-        Standing::Whole | Standing::Reworded | Standing::Nothing { .. } => None,
+        Standing::Whole | Standing::Reworded | Standing::Adopted { .. } | Standing::Nothing { .. } => None,
     };
     mapping::grant(admin, server, role, &chosen.plan, before, script).await
 }

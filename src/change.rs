@@ -16,6 +16,9 @@ pub(crate) enum TupleData {
     Text(Bytes),
 }
 
+/// Bytes from which on a value is large: it passes through on its own, and is not in memory twice.
+pub(crate) const LARGE: usize = 1 << 20;
+
 /// The columns of one row, in the order of its `Relation`.
 pub(crate) type Row = Vec<TupleData>;
 

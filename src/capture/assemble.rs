@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::change::{Arrival, Change, Relation, Row, Transaction, TupleData};
+use crate::change::{Arrival, Change, LARGE, Relation, Row, Transaction, TupleData};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
@@ -43,7 +43,10 @@ struct Open {
     final_lsn: Lsn,
     xid: u64,
     changes: Vec<Change>,
+    /// Of values up to `LARGE`.
     bytes: usize,
+    /// Of larger ones: they go to the mirror apart from their rows, and make no transaction one of many rows.
+    apart: usize,
     /// Known already: what it holds is left out.
     known: bool,
     /// Parts of it were handed on.
@@ -79,7 +82,7 @@ impl Assembler {
                 // begin earlier.
                 let known = final_lsn < self.start;
                 let xid = self.xid;
-                self.open = Some(Open { final_lsn, xid, changes: Vec::new(), bytes: 0, known, large: false });
+                self.open = Some(Open { final_lsn, xid, changes: Vec::new(), bytes: 0, apart: 0, known, large: false });
             }
             Message::Commit { commit_lsn, end_lsn, commit_micros } => {
                 return self.commit(commit_lsn, end_lsn, commit_micros).map(Some);
@@ -122,7 +125,7 @@ impl Assembler {
     fn part(&mut self) -> Option<Assembled> {
         let open = self.open.as_mut().filter(|open| open.bytes > self.part)?;
         open.large = true;
-        let bytes = std::mem::take(&mut open.bytes);
+        let bytes = std::mem::take(&mut open.bytes) + std::mem::take(&mut open.apart);
         Some(Assembled { arrival: Arrival::Part(std::mem::take(&mut open.changes)), bytes })
     }
 
@@ -137,7 +140,7 @@ impl Assembler {
         self.end = end_lsn;
         let transaction = Transaction { xid: open.xid, commit_lsn, end_lsn, commit_micros, changes: open.changes };
         let arrival = if open.large { Arrival::Last(transaction) } else { Arrival::Whole(transaction) };
-        Ok(Assembled { arrival, bytes: open.bytes + size_of::<Transaction>() })
+        Ok(Assembled { arrival, bytes: open.bytes + open.apart + size_of::<Transaction>() })
     }
 
     /// The server repeats a table's description; equal ones stay one, so that pointers tell tables apart.
@@ -165,31 +168,34 @@ impl Assembler {
         if open.known {
             return Ok(());
         }
-        open.bytes += bytes(&change);
+        let (small, large) = bytes(&change);
+        open.bytes += small;
+        open.apart += large;
         open.changes.push(change);
         Ok(())
     }
 }
 
-/// About how much memory a change holds.
-fn bytes(change: &Change) -> usize {
-    let row = |row: &Row| row.iter().map(cell).sum::<usize>();
-    size_of::<Change>()
-        + match change {
-            Change::Insert { new, .. } => row(new),
-            Change::Update { old, new, .. } => old.as_ref().map_or(0, row) + row(new),
-            Change::Delete { old, .. } => row(old),
-            Change::Truncate { relations } => relations.len() * size_of::<Arc<Relation>>(),
-            Change::Operation { .. } => 0,
+/// About how much memory a change holds: its values up to `LARGE` and all else, and its larger values.
+fn bytes(change: &Change) -> (usize, usize) {
+    let none = Row::new();
+    let (rows, more) = match change {
+        Change::Insert { new, .. } => ([new, &none], 0),
+        Change::Update { old, new, .. } => ([new, old.as_ref().unwrap_or(&none)], 0),
+        Change::Delete { old, .. } => ([old, &none], 0),
+        Change::Truncate { relations } => ([&none; 2], relations.len() * size_of::<Arc<Relation>>()),
+        Change::Operation { .. } => ([&none; 2], 0),
+    };
+    let mut sizes = (size_of::<Change>() + more, 0);
+    for value in rows.into_iter().flatten() {
+        sizes.0 += size_of::<TupleData>();
+        match value {
+            TupleData::Text(text) if text.len() > LARGE => sizes.1 += text.len(),
+            TupleData::Text(text) => sizes.0 += text.len(),
+            TupleData::Null | TupleData::UnchangedToast => {}
         }
-}
-
-fn cell(value: &TupleData) -> usize {
-    size_of::<TupleData>()
-        + match value {
-            TupleData::Text(text) => text.len(),
-            TupleData::Null | TupleData::UnchangedToast => 0,
-        }
+    }
+    sizes
 }
 
 fn contradiction(what: &str) -> Error {

@@ -4,11 +4,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::prepared::Prepared;
-use crate::change::{Row, TupleData};
+use crate::change::{LARGE, Row, TupleData};
 use crate::error::Result;
 
-/// Bytes from which on a value goes apart from its row.
-pub(crate) const LARGE: usize = 1 << 20;
 /// Bytes of a piece.
 const PIECE: usize = 128 << 10;
 

@@ -5,6 +5,7 @@ mod applications;
 mod body;
 mod command_line;
 mod commands;
+mod connections;
 mod copies;
 #[cfg(feature = "failpoints")]
 mod crashes;
@@ -13,6 +14,7 @@ mod endpoints;
 mod gaps;
 #[cfg(feature = "failpoints")]
 mod large;
+mod large_values;
 mod long_way;
 mod migrations;
 mod operators;
@@ -23,5 +25,6 @@ mod rights;
 mod service;
 mod shapes;
 mod support;
+mod surroundings;
 mod throughput;
 mod transactions;

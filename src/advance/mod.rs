@@ -115,7 +115,9 @@ impl Advance {
         let routes = Routes::new(
             rows.iter().map(|row| (row.get(0), Route { events: row.get(1), portal: row.get(2), sequence: row.get(3) })),
         );
-        let selects: Vec<Select> = plan.entities.iter().map(|entity| Select::new(&plan, entity)).collect();
+        // The JSON of a value has at least two thirds of its bytes (bytea): beyond this, no body fits.
+        let limit = settings.max_body.saturating_mul(2);
+        let selects: Vec<Select> = plan.entities.iter().map(|entity| Select::new(&plan, entity, limit)).collect();
         Ok(Self {
             settings,
             mirrors: plan.tables.iter().map(MirrorSql::new).collect(),

@@ -27,7 +27,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::session::{self, Database};
+use crate::session::{self, Database, Session};
 use choose::Chosen;
 pub(crate) use origin::Origin;
 use role::Role;
@@ -83,7 +83,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
     let chosen = choose::choose(&admin, options.views.as_deref()).await?;
     publication::check_tables(&admin, &chosen.plan, &role.name).await?;
-    let standing = stream::look(&admin, &server, &chosen.plan, &slot, &database.home(), options.origin).await?;
+    let standing = stream::look(&admin, &server, &chosen.plan, &slot, database.home(), options.origin).await?;
     standing.permitted(options.afresh || options.origin == Origin::New)?;
 
     role::prepare(&admin, &server, &role, &mut script).await?;
@@ -106,7 +106,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         plan: &chosen.plan,
         slot: &slot,
         publication: &options.publication,
-        database: &database,
+        database: session.as_ref().map_or(&database, Session::database),
         origin: options.origin,
     };
     beginning.make(&admin, client, &standing, &mut script).await?;

@@ -11,3 +11,4 @@ pub(crate) mod evaluate;
 pub(crate) mod filter;
 pub(crate) mod net;
 pub(crate) mod prepared;
+pub(crate) mod show;

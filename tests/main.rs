@@ -16,5 +16,6 @@ mod rights;
 mod service;
 mod shapes;
 mod support;
+mod switches;
 mod throughput;
 mod transactions;

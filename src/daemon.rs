@@ -29,7 +29,7 @@ use crate::session::{self, Database};
 use crate::{admin, deliver, systemd};
 
 /// Bytes of transactions between capture and the heart.
-const QUEUE: usize = 16 << 20;
+const QUEUE: usize = 8 << 20;
 
 /// Waits between starts after a fault: doubled each time, from the first to the last.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -162,8 +162,7 @@ async fn once(
 
     let capturing = wal::run(database, &start, sender, confirmed, &figures.positions, streaming, stopping.clone());
     let (command, mut commands) = mpsc::channel(1);
-    let advancing =
-        advance.run(&session, &mut transactions, &mut commands, &confirm, &mut offers, stopping.clone());
+    let advancing = advance.run(&session, &mut transactions, &mut commands, &confirm, &mut offers, stopping.clone());
     let copying = copier::run(database, command, stopping.clone());
     let delivering = deliver::run(delivery, connect, &mut offered, stopping.clone());
     let told = async {

@@ -30,6 +30,10 @@ use std::process::ExitCode;
 
 use crate::error::{Context as _, Result};
 
+/// A quarter of a busy daemon's time went into the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,

@@ -12,6 +12,8 @@ mod endpoints;
 mod long_way;
 mod operators;
 mod oracle;
+mod outages;
+mod parts;
 mod rights;
 mod service;
 mod shapes;

@@ -18,7 +18,8 @@ fn map(entity: &str, query: &str) -> String {
     format!("UPDATE portalhook.mapping SET query = $query${query}$query$ WHERE entity = '{entity}';")
 }
 
-const VOTES_DOUBLED: &str = "SELECT id, post_id AS post, user_id AS voter, created_at, id * 2 AS double FROM public.votes";
+const VOTES_DOUBLED: &str =
+    "SELECT id, post_id AS post, user_id AS voter, created_at, id * 2 AS double FROM public.votes";
 
 const POSTS_WITH_VIEWS: &str = "SELECT id, title, description, status, user_id AS author, portal_id AS portal, created_at, views \
      FROM public.posts WHERE deleted_at IS NULL";
@@ -41,10 +42,7 @@ fn mirror_equals_tables(portal: &Portal) {
             .collect();
         let rows = |schema: &Value, name: &Value| {
             let (schema, name) = (schema.as_str().expect("a schema"), name.as_str().expect("a name"));
-            portal.sql(&format!(
-                "SELECT ROW({})::text FROM \"{schema}\".\"{name}\" ORDER BY 1",
-                columns.join(", ")
-            ))
+            portal.sql(&format!("SELECT ROW({})::text FROM \"{schema}\".\"{name}\" ORDER BY 1", columns.join(", ")))
         };
         let mirror = rows(&Value::from("portalhook_mirror"), &table["mirror"]);
         assert_eq!(mirror, rows(&table["schema"], &table["name"]), "the mirror of {}", table["name"]);
@@ -63,7 +61,8 @@ fn a_mapping_that_names_nothing_new_counts_from_its_own_commit_on() {
     portal.sql(&vote(1));
     portal.sql(&format!("BEGIN; {} {} COMMIT;", map("votes", VOTES_DOUBLED), vote(2)));
     portal.sql(&vote(3));
-    portal.sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at FROM public.votes WHERE id <> 3"));
+    portal
+        .sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at FROM public.votes WHERE id <> 3"));
     // Not live any more, without an event; the counter knows.
     portal.sql(&vote(4));
     portal.sql("DELETE FROM votes WHERE id = 3");
@@ -71,7 +70,8 @@ fn a_mapping_that_names_nothing_new_counts_from_its_own_commit_on() {
     // The same while it is not there, two of them, and both at their own places.
     portal.sql(&map("votes", VOTES_DOUBLED));
     portal.sql(&vote(5));
-    portal.sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at, 'x' AS more FROM public.votes"));
+    portal
+        .sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at, 'x' AS more FROM public.votes"));
     portal.sql(&vote(6));
     let _daemon = portal.run();
     let events = portal.events(&receiver, endpoint);

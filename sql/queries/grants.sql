@@ -20,7 +20,8 @@ GRANT UPDATE (enabled, disabled_reason, disabled_at) ON portalhook.endpoints TO 
 
 -- A portal's secret is made when the first event is signed; `portalhook status`, `check`, `test`, `redeliver` and `replay` work as the
 -- daemon's role.
-GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.prepare_partitions(date, int), portalhook.test(bigint),
+GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.prepare_partitions(date, int), portalhook.body(portalhook.events),
+    portalhook.body(text), portalhook.test(bigint),
     portalhook.redeliver(text, bigint), portalhook.replay(bigint, timestamptz, timestamptz) TO {role};
 GRANT SELECT ON portalhook.recent_deliveries, portalhook.pending, portalhook.failures, portalhook.endpoint_health TO {role};
 

@@ -237,7 +237,7 @@ impl Advance {
         let portal_id = post_entry.and_then(|post| post.reference(1));
         let name = event.name();
         let routes = self.routes.route(name, portal_id);
-        let body = if routes.is_empty() {
+        let data = if routes.is_empty() {
             None
         } else {
             let person = see(Entity::Users, event.entry.reference(if own { 0 } else { 1 }));
@@ -258,6 +258,12 @@ impl Advance {
             _ => "comment",
         };
         let id = event_id(&group.checkpoint.source, net.xid, name, subject);
+        let body = data.map(|(data, around)| {
+            let body = body::envelope(&id, net.commit_micros, name, &data);
+            // The data ends one brace before the body.
+            let at = body.len() - 1 - data.len();
+            (Bytes::from(body), at + around.start..at + around.end)
+        });
         group.push(
             net,
             self.settings.max_body,
@@ -270,10 +276,11 @@ impl Advance {
                 portal: portal_id.map(str::to_owned),
                 post: if own { Some(subject.to_string()) } else { event.entry.reference(0).map(str::to_owned) },
                 entity: format!("{kind}:{subject}"),
-                body: body.map(|data| Bytes::from(body::envelope(&id, net.commit_micros, name, &data))),
+                body: None,
                 id,
                 routes,
             },
+            body,
         );
     }
 
@@ -337,7 +344,8 @@ impl Advance {
         group: &mut Group,
     ) {
         let id = event_id(&group.checkpoint.source, net.xid, name, &number.to_string());
-        let body = (!routes.is_empty()).then(|| Bytes::from(body::envelope(&id, net.commit_micros, name, data)));
+        let body =
+            (!routes.is_empty()).then(|| (Bytes::from(body::envelope(&id, net.commit_micros, name, data)), 0..0));
         group.push(
             net,
             self.settings.max_body,
@@ -352,8 +360,9 @@ impl Advance {
                 post: None,
                 entity: format!("operation:{number}"),
                 routes,
-                body,
+                body: None,
             },
+            body,
         );
     }
 }

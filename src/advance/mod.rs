@@ -34,6 +34,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
 use crate::ledger::checkpoint::{self, Checkpoint};
+use crate::ledger::content::Parts;
 use crate::ledger::feed::{Committed, Feed};
 use crate::ledger::partitions;
 use crate::ledger::record::{self, Recorded};
@@ -89,6 +90,8 @@ pub(crate) struct Advance {
     counters: CounterRows,
     routes: Routes,
     checkpoint: Checkpoint,
+    /// Of `day`.
+    parts: Parts,
     day: String,
     /// The `pg_snapshot` in which the mapping was read for the plan, if it was read apart from the stream.
     seen: Option<String>,
@@ -122,6 +125,7 @@ impl Advance {
             counters: CounterRows::default(),
             routes,
             checkpoint,
+            parts: Parts::default(),
             day,
             plan,
             seen,
@@ -215,10 +219,12 @@ impl Advance {
         if partitions::is_another_day(&self.day) {
             // Retention made it yesterday: this only makes sure, and locks nothing.
             self.day = partitions::prepare(session, 1).await?;
+            self.parts.forget();
         }
         let started_at = self.checkpoint.position;
         let sent = sql.sent();
         let mut group = Group::new(checkpoint);
+        group.parts = std::mem::take(&mut self.parts);
         group.transactions = nets.len();
         sql.post_plain("begin a group", "BEGIN").await?;
         for part in parts(nets) {
@@ -256,6 +262,7 @@ impl Advance {
         if let Some(turn) = turn {
             self.turned(sql, turn, adopted)?;
         }
+        self.parts = group.parts;
         Ok((group.events, Some(written)))
     }
 
@@ -332,10 +339,14 @@ fn parts(nets: Vec<Net>) -> Vec<Vec<Net>> {
 fn announced(transactions: &VecDeque<Transaction>) -> Vec<(i64, u64)> {
     let of_one = |transaction: &'_ Transaction| {
         let xid = transaction.xid;
-        transaction.changes.iter().filter_map(move |change| match change {
-            Change::Operation { number } => Some((*number, xid)),
-            _ => None,
-        }).collect::<Vec<_>>()
+        transaction
+            .changes
+            .iter()
+            .filter_map(move |change| match change {
+                Change::Operation { number } => Some((*number, xid)),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
     };
     transactions.iter().flat_map(of_one).collect()
 }

@@ -25,6 +25,7 @@ use super::send::Sender;
 use super::{Load, Settings};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ledger::backlog::{Backlog, Cursor, Ledger, Pending, Standing, Window};
+use crate::ledger::content::Content;
 use crate::ledger::feed::{FeedReceiver, News, Offer};
 use crate::ledger::finish::{Batch, Recorder};
 use crate::session::Session;
@@ -74,7 +75,7 @@ enum Answer {
     Reloaded(Vec<Endpoint>, Vec<Pending>, Vec<(i64, i64)>),
     Opened(Arc<Endpoint>, Standing, Vec<Pending>),
     Backlog(i64, Window, Backlog),
-    Bodies(i64, Vec<(i64, Option<bytes::Bytes>)>),
+    Bodies(i64, Vec<(i64, Option<Content>)>),
     Recorded(Batch),
     Disabled(i64),
 }
@@ -353,7 +354,7 @@ impl Dispatcher {
     }
 
     /// Starts attempts whose bodies were read from the ledger.
-    fn launch(&mut self, id: i64, bodies: Vec<(i64, Option<bytes::Bytes>)>, now: Instant) {
+    fn launch(&mut self, id: i64, bodies: Vec<(i64, Option<Content>)>, now: Instant) {
         let Some(outlet) = self.outlets.get_mut(&id) else { return };
         for (position, body) in bodies {
             let Some((attempts, delivery)) = outlet.lane.get(position).map(|(made, entry)| (made, entry.clone()))

@@ -41,11 +41,12 @@ impl Flights {
         self.set.spawn(async move {
             let attempted_at = SystemTime::now();
             let outcome = match delivery.body {
-                Body::Here(body) => {
+                Body::Here(content) => {
                     let keys = match &endpoint.secret {
                         Some(secret) => Arc::new(Keys { current: secret.clone(), previous: None }),
                         None => secrets.keys(ledger.client(), delivery.portal.as_deref().unwrap_or("")).await?,
                     };
+                    let body = content.whole();
                     let (endpoint, id, sequence) = (&*endpoint, &*delivery.id, delivery.sequence);
                     sender.send(Request { endpoint, id, sequence, attempt, body, keys: &keys }).await
                 }

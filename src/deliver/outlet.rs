@@ -8,12 +8,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::endpoint::Endpoint;
 use super::health::Health;
 use super::lanes::{Lane, MOST_RESTING, Place};
 use crate::ledger::backlog::{Backlog, Cursor, Pending, Standing, Window};
+use crate::ledger::content::Content;
 use crate::ledger::feed::{Committed, Offer};
 
 /// Events that may wait in a lane with their bodies; what is more stays in the ledger.
@@ -28,7 +27,7 @@ const READ_BYTES: usize = 2 << 20;
 /// Where the bytes of a delivery are.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
-    Here(Bytes),
+    Here(Content),
     InLedger,
     /// The ledger has none: a visible failure.
     Missing,
@@ -146,11 +145,11 @@ impl Outlet {
 
     fn admit(&mut self, event: &Committed, sequence: i64, now: Instant) {
         let body = match &event.body {
-            Some(bytes) => Body::Here(bytes.clone()),
+            Some(content) => Body::Here(content.clone()),
             None => Body::Missing,
         };
         self.waiting += 1;
-        self.waiting_bytes += event.body.as_ref().map_or(0, Bytes::len);
+        self.waiting_bytes += event.body.as_ref().map_or(0, Content::len);
         self.lane.admit(event.position, place(event), 0, delivery(event, sequence, false, body), now);
     }
 
@@ -223,8 +222,8 @@ impl Outlet {
         if !delivery.has_row {
             self.waiting = self.waiting.saturating_sub(1);
         }
-        if let (Body::Here(bytes), false) = (body, delivery.has_row) {
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes.len());
+        if let (Body::Here(content), false) = (body, delivery.has_row) {
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(content.len());
         }
     }
 

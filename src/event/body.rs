@@ -1,6 +1,7 @@
 //! The bytes of a body: exactly the shape and key order of DESIGN §1, from values that are JSON already.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use super::shape::{Entry, Shape};
 use crate::mapping::plan::Entity;
@@ -69,14 +70,15 @@ pub(crate) fn envelope(id: &str, commit_micros: i64, name: &str, data: &str) -> 
     body
 }
 
-/// The `data` of an event about a post, vote or comment.
+/// The `data` of an event about a post, vote or comment, and where in it stands what is the same for every vote and comment
+/// of a post: the post and its portal.
 pub(crate) fn data(
     shapes: &Shapes,
     entity: Entity,
     entry: &Entry,
     around: &Surroundings<'_>,
     changed: Option<(&Entry, &[usize])>,
-) -> String {
+) -> (String, Range<usize>) {
     let mut out = String::with_capacity(1024);
     out.push('{');
     let shape = match entity {
@@ -94,6 +96,7 @@ pub(crate) fn data(
             &shapes.posts
         }
     };
+    let start = out.len();
     if entity != Entity::Posts {
         push_key(&mut out, "post");
         match around.post {
@@ -106,11 +109,12 @@ pub(crate) fn data(
         Some(portal) => push_portal(&mut out, shapes, portal),
         None => out.push_str("null"),
     }
+    let around = start..if entity == Entity::Posts { start } else { out.len() };
     if let Some((before, columns)) = changed {
         push_changes(&mut out, shape, before, entry, columns);
     }
     out.push('}');
-    out
+    (out, around)
 }
 
 /// `{"endpoint": {"id": …, "url": …}}` with a reason for `endpoint.disabled`.

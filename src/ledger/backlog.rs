@@ -2,7 +2,7 @@
 //!
 //! Retries, overflow, redelivery, replay and crash recovery all come from here.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Row, Statement};
 
 use crate::session::Session;
 
+use super::content::{Content, Shared};
 use super::feed::Committed;
 use crate::error::{Context as _, Result};
 
@@ -94,11 +95,14 @@ const STANDING: &str = "
     WHERE c.endpoint = $1";
 
 const BACKLOG: &str = "
-    SELECT position, recorded_on, id, event, entity, post, portal, sequence, body, found FROM (
+    SELECT position, recorded_on, id, event, entity, post, portal, sequence, body, part, tail, found FROM (
         SELECT e.position, to_char(e.recorded_on, 'YYYY-MM-DD') AS recorded_on, e.id, e.event, e.entity, e.post, e.portal,
-               e.sequences[array_position(e.endpoints, $1)] AS sequence, e.body, count(*) OVER () AS found,
-               sum(coalesce(octet_length(e.body), 0)) OVER (ORDER BY e.position) - coalesce(octet_length(e.body), 0) AS before
-        FROM (SELECT * FROM portalhook.events
+               e.sequences[array_position(e.endpoints, $1)] AS sequence, e.body, e.part, e.tail,
+               count(*) OVER () AS found, sum(e.bytes) OVER (ORDER BY e.position) - e.bytes AS before
+        FROM (SELECT *, coalesce(octet_length(body), 0) + CASE WHEN part IS NOT NULL THEN octet_length(tail) +
+                     (SELECT octet_length(p.part) FROM portalhook.parts p WHERE p.number = events.part AND p.recorded_on = events.recorded_on)
+                     ELSE 0 END AS bytes
+              FROM portalhook.events
               WHERE position > $2 AND position <= $3 AND endpoints @> ARRAY[$1::bigint]
               ORDER BY position LIMIT $4) e) e
     WHERE before < $5 ORDER BY position";
@@ -171,15 +175,15 @@ impl Ledger {
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
             [&endpoint, &window.after, &window.through, &limit, &bytes];
         let rows = self.client.query(&self.backlog, &parameters).await.context("read events")?;
+        let parts = self.parts(&rows).await?;
         let read = || {
             let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get("found"))?;
             let complete = found < limit && usize::try_from(found) == Ok(rows.len());
             let mut events = Vec::with_capacity(rows.len());
             for row in &rows {
-                let body: Option<String> = row.try_get("body")?;
                 let mut event = event(row)?;
                 event.routes.push((endpoint, row.try_get("sequence")?));
-                event.body = body.map(Bytes::from);
+                event.body = content(row, &parts)?;
                 events.push(event);
             }
             Ok::<Backlog, tokio_postgres::Error>(Backlog { events, complete })
@@ -218,18 +222,49 @@ impl Ledger {
         &self,
         positions: &[i64],
         recorded_on: &[Arc<str>],
-    ) -> Result<Vec<(i64, Option<Bytes>)>> {
+    ) -> Result<Vec<(i64, Option<Content>)>> {
         let days: Vec<&str> = recorded_on.iter().map(AsRef::as_ref).collect();
-        let sql = "SELECT position, body FROM portalhook.events
+        let sql = "SELECT position, to_char(recorded_on, 'YYYY-MM-DD') AS recorded_on, body, part, tail FROM portalhook.events
                    JOIN unnest($1::bigint[], $2::text[]) AS w(position, day) USING (position) WHERE recorded_on = w.day::date";
         let rows = self.client.query(sql, &[&positions, &days]).await.context("read bodies")?;
-        let mut found = std::collections::HashMap::new();
+        let parts = self.parts(&rows).await?;
+        let mut found = HashMap::new();
         for row in &rows {
-            let body: Option<String> = row.try_get(1).context("read bodies")?;
-            found.insert(row.try_get::<_, i64>(0).context("read bodies")?, body.map(Bytes::from));
+            let position: i64 = row.try_get("position").context("read bodies")?;
+            found.insert(position, content(row, &parts).context("read bodies")?);
         }
         Ok(positions.iter().map(|position| (*position, found.remove(position).flatten())).collect())
     }
+
+    /// The parts that bodies of these events refer to.
+    async fn parts(&self, rows: &[Row]) -> Result<HashMap<i64, Bytes>> {
+        let doing = "read parts of bodies";
+        let mut wanted: HashMap<i64, &str> = HashMap::new();
+        for row in rows {
+            if let Some(number) = row.try_get("part").context(doing)? {
+                wanted.insert(number, row.try_get("recorded_on").context(doing)?);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let (numbers, days): (Vec<i64>, Vec<&str>) = wanted.into_iter().unzip();
+        let sql = "SELECT number, part FROM portalhook.parts
+                   JOIN unnest($1::bigint[], $2::text[]) AS w(number, day) USING (number) WHERE recorded_on = w.day::date";
+        let rows = self.client.query(sql, &[&numbers, &days]).await.context(doing)?;
+        let read =
+            |row: &Row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, Bytes::from(row.try_get::<_, String>(1)?)));
+        rows.iter().map(read).collect::<Result<_, _>>().context(doing)
+    }
+}
+
+/// The body of an event; nothing where it, or the part that it refers to, is gone.
+fn content(row: &Row, parts: &HashMap<i64, Bytes>) -> Result<Option<Content>, tokio_postgres::Error> {
+    let bytes = |name: &str| row.try_get::<_, Option<String>>(name).map(|text| text.map(Bytes::from));
+    let Some(head) = bytes("body")? else { return Ok(None) };
+    let Some(number) = row.try_get("part")? else { return Ok(Some(head.into())) };
+    let Some(part) = parts.get(&number).cloned() else { return Ok(None) };
+    Ok(Some(Content::around(head, Shared { number, part, tail: bytes("tail")?.unwrap_or_default() })))
 }
 
 fn event(row: &Row) -> Result<Committed, tokio_postgres::Error> {

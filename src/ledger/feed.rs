@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+
+use super::content::Content;
 
 /// Offers that may lie unread.
 const OFFERS: usize = 256;
@@ -31,7 +32,7 @@ pub(crate) struct Committed {
     /// Endpoint and sequence.
     pub(crate) routes: Vec<(i64, i64)>,
     /// `None`: the ledger holds no body.
-    pub(crate) body: Option<Bytes>,
+    pub(crate) body: Option<Content>,
 }
 
 /// All events of the positions after `after` up to and including `through`.
@@ -96,7 +97,7 @@ impl Feed {
     /// Tells of a group commit, after it: all its events, and the last position that it took. Never blocks.
     pub(crate) fn offer(&mut self, events: Vec<Committed>, through: i64) {
         debug_assert!(through >= self.through, "positions only move forward");
-        let bytes = events.iter().filter_map(|event| event.body.as_ref()).map(Bytes::len).sum();
+        let bytes = events.iter().filter_map(|event| event.body.as_ref()).map(Content::len).sum();
         let offer = Offer { after: self.through, through, events, bytes };
         self.through = through;
         if self.unread.fetch_add(bytes, Ordering::Relaxed) + bytes > BYTES || self.offers.try_send(offer).is_err() {
@@ -145,7 +146,7 @@ mod tests {
             post: None,
             portal: None,
             routes: vec![(1, position)],
-            body: Some(Bytes::from(vec![b'x'; size])),
+            body: Some(bytes::Bytes::from(vec![b'x'; size]).into()),
         }
     }
 

@@ -4,6 +4,7 @@
 pub(crate) mod backlog;
 pub(crate) mod cancel;
 pub(crate) mod checkpoint;
+pub(crate) mod content;
 pub(crate) mod feed;
 pub(crate) mod finish;
 pub(crate) mod partitions;

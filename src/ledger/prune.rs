@@ -55,7 +55,8 @@ const DAYS: &str = r"
     SELECT DISTINCT to_char(day, 'YYYY-MM-DD') FROM (
         SELECT to_date(substring(c.relname FROM '_(\d{8})$'), 'YYYYMMDD') AS day
         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent IN ('portalhook.events'::regclass, 'portalhook.deliveries'::regclass, 'portalhook.successes'::regclass)
+        WHERE i.inhparent IN ('portalhook.events'::regclass, 'portalhook.parts'::regclass, 'portalhook.deliveries'::regclass,
+                               'portalhook.successes'::regclass)
           AND c.relnamespace = 'portalhook_ledger'::regnamespace AND c.relname ~ '^[a-z]+_\d{8}$') d
     WHERE (day + 1)::timestamp <= (now() - $1::text::interval) AT TIME ZONE 'UTC'
     ORDER BY 1";
@@ -128,8 +129,9 @@ async fn expire(client: &mut Client, day: &str, retention: &str) -> Result<i64> 
 /// False where another session is in the way.
 async fn drop_day(client: &Client, day: &str) -> Result<bool> {
     let suffix = day.replace('-', "");
-    // Events last: what is left of a day half dropped still says what it was.
-    for parent in ["successes", "deliveries", "events"] {
+    // Events after what became of them: what is left of a day half dropped still says what it was; and parts after events,
+    // whose bodies would have a hole without them.
+    for parent in ["successes", "deliveries", "events", "parts"] {
         let statement = format!("DROP TABLE IF EXISTS portalhook_ledger.{parent}_{suffix}");
         let dropped = client.batch_execute(&statement).await.context(format!("drop the ledger's {parent} of {day}"));
         if not_at_once(dropped)?.is_none() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::content::{Content, Shared};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
@@ -13,6 +14,7 @@ use crate::mirror::prepared::{Owned, Prepared};
 use crate::route::{Routed, Routes};
 
 const EVENTS: &str = include_str!("../../sql/queries/record_events.sql");
+const PARTS: &str = include_str!("../../sql/queries/record_parts.sql");
 const SEQUENCES: &str = include_str!("../../sql/queries/record_sequences.sql");
 const ROUTES: &str = include_str!("../../sql/queries/record_routes.sql");
 const FAILURES: &str = include_str!("../../sql/queries/record_row_failures.sql");
@@ -33,7 +35,7 @@ pub(crate) struct Recorded {
     pub(crate) entity: String,
     pub(crate) routes: Vec<Routed>,
     /// `None`: nobody wants it, or it is over `deliver.max_body`.
-    pub(crate) body: Option<Bytes>,
+    pub(crate) body: Option<Content>,
 }
 
 /// Inserts the events of a group; `day` is the UTC date of recording, `2026-11-24`.
@@ -41,6 +43,7 @@ pub(crate) async fn events(sql: &Prepared<'_>, day: &str, events: &[Recorded]) -
     if events.is_empty() {
         return Ok(());
     }
+    parts(sql, day, events).await?;
     let integers = |pick: &dyn Fn(&Recorded) -> i64| Box::new(events.iter().map(pick).collect::<Vec<i64>>());
     let texts = |pick: &dyn Fn(&Recorded) -> Option<Bytes>| Box::new(TextArray(events.iter().map(pick).collect()));
     let text = |value: &str| Some(Bytes::copy_from_slice(value.as_bytes()));
@@ -64,10 +67,29 @@ pub(crate) async fn events(sql: &Prepared<'_>, day: &str, events: &[Recorded]) -
             texts(&|event| text(&event.entity)),
             texts(&|event| list(event, &|route| route.0)),
             texts(&|event| list(event, &|route| route.1)),
-            texts(&|event| event.body.clone()),
+            texts(&|event| event.body.as_ref().map(|body| body.head().clone())),
+            Box::new(
+                events.iter().map(|event| shared(event).map(|shared| shared.number)).collect::<Vec<Option<i64>>>(),
+            ),
+            texts(&|event| shared(event).map(|shared| shared.tail.clone())),
         ],
     )
     .await
+}
+
+/// The parts that these events are the first to refer to.
+async fn parts(sql: &Prepared<'_>, day: &str, events: &[Recorded]) -> Result<()> {
+    let first = |event| shared(event).filter(|shared| shared.number == event.position);
+    let (numbers, parts): (Vec<i64>, Vec<Option<Bytes>>) =
+        events.iter().filter_map(first).map(|shared| (shared.number, Some(shared.part.clone()))).unzip();
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    sql.post("record parts", PARTS, vec![Box::new(day.to_owned()), Box::new(numbers), Box::new(TextArray(parts))]).await
+}
+
+fn shared(event: &Recorded) -> Option<&Shared> {
+    event.body.as_ref()?.shared()
 }
 
 /// Writes the sequence numbers that these events took.

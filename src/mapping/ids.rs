@@ -168,8 +168,7 @@ impl Plan {
         let plan = self.entity(entity)?;
         let table = &self.tables[plan.base?];
         let function = plan.id_function.as_ref()?;
-        let arguments: Vec<String> =
-            function.columns.iter().map(|&index| quote(&table.columns[index].name)).collect();
+        let arguments: Vec<String> = function.columns.iter().map(|&index| quote(&table.columns[index].name)).collect();
         Some(format!("{}({})", function.qualified(), arguments.join(", ")))
     }
 

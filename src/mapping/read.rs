@@ -23,8 +23,17 @@ pub(crate) async fn read(client: &Client, queries: &[(Entity, String)]) -> Resul
 
 /// The same, with what `check` should tell the operator.
 pub(crate) async fn read_with_warnings(client: &Client, queries: &[(Entity, String)]) -> Result<(Plan, Vec<String>)> {
+    read_again(client, queries, None).await
+}
+
+/// The same where mirrors stand already.
+pub(crate) async fn read_again(
+    client: &Client,
+    queries: &[(Entity, String)],
+    before: Option<&Plan>,
+) -> Result<(Plan, Vec<String>)> {
     let sources: Vec<Source> = queries.iter().map(|(entity, query)| Source::new(*entity, query.clone())).collect();
-    in_transaction(client, &selects(&sources)?, &Mirrors::default()).await
+    in_transaction(client, &selects(&sources)?, &Mirrors { before, ..Mirrors::default() }).await
 }
 
 /// The same for the daemon's role, which may create nothing outside of our schemas, and for mirrors that are there already.
@@ -77,11 +86,7 @@ struct Select {
     complete: bool,
 }
 
-async fn in_transaction(
-    client: &Client,
-    selects: &[Select],
-    mirrors: &Mirrors<'_>,
-) -> Result<(Plan, Vec<String>)> {
+async fn in_transaction(client: &Client, selects: &[Select], mirrors: &Mirrors<'_>) -> Result<(Plan, Vec<String>)> {
     let version: String = client.query_one("SHOW server_version_num", &[]).await.context("read the version")?.get(0);
     let major = version.parse::<u32>().unwrap_or(u32::MAX) / 10_000;
     if major > syntax::GRAMMAR {

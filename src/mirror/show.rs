@@ -84,7 +84,11 @@ COMMENT ON FUNCTION {function}() IS 'What {} shows.'",
         const SHOW: &str = "SELECT portalhook.show_entity($1, $2)";
         for entity in Entity::ALL {
             let Some(show) = Self::of(role, plan, entity).await? else {
-                let drop = format!("SELECT portalhook.show_entity('{}', NULL); DROP FUNCTION IF EXISTS {}()", entity.name(), function(entity));
+                let drop = format!(
+                    "SELECT portalhook.show_entity('{}', NULL); DROP FUNCTION IF EXISTS {}()",
+                    entity.name(),
+                    function(entity)
+                );
                 role.batch_execute(&drop).await.context(format!("remove {}", view(entity)))?;
                 continue;
             };

@@ -17,7 +17,7 @@ const COMMENTS: [(&str, &str); 3] = [
         "portalhook_mirror",
         "portalhook: the columns that the mapping reads, as of the position of the stream. Written by the daemon alone.",
     ),
-    ("portalhook_ledger", "portalhook: the day partitions of portalhook.events, deliveries and successes."),
+    ("portalhook_ledger", "portalhook: the day partitions of portalhook.events, parts, deliveries and successes."),
 ];
 
 /// Schemas, migrations and the role's rights on them.
@@ -70,8 +70,8 @@ async fn migrate(client: &mut Client, script: &mut Script<'_>) -> Result<()> {
 async fn owns_ledger(client: &Client, role: &Role) -> Result<bool> {
     let row = client
         .query_one(
-            "SELECT count(*) = 3 FROM pg_class WHERE oid IN (to_regclass('portalhook.events'), to_regclass('portalhook.deliveries'),
-                 to_regclass('portalhook.successes')) AND pg_get_userbyid(relowner) = $1",
+            "SELECT count(*) = 4 FROM pg_class WHERE oid IN (to_regclass('portalhook.events'), to_regclass('portalhook.parts'),
+                 to_regclass('portalhook.deliveries'), to_regclass('portalhook.successes')) AND pg_get_userbyid(relowner) = $1",
             &[&role.name],
         )
         .await

@@ -1,6 +1,7 @@
 //! A database for each test: on one server that the running tests share, or on a server of its own.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -51,19 +52,37 @@ impl Database {
     /// Runs a script as psql does, statement by statement, as the owner of everything; panics with psql's message.
     #[track_caller]
     pub(crate) fn sql(&self, script: &str) -> String {
-        match self.server.psql(&self.name, script) {
+        match self.try_sql(script) {
             Ok(output) => output.trim_end().to_owned(),
             Err(error) => panic!("{error}\nin: {script}"),
         }
     }
 
+    /// The same where the server may go away.
+    pub(crate) fn try_sql(&self, script: &str) -> std::io::Result<String> {
+        self.server.psql(&self.name, script)
+    }
+
     /// The error with which a script ends.
     #[track_caller]
     pub(crate) fn sql_error(&self, script: &str) -> String {
-        match self.server.psql(&self.name, script) {
+        match self.try_sql(script) {
             Ok(output) => panic!("no error but {output:?} from: {script}"),
             Err(error) => error.to_string(),
         }
+    }
+
+    /// Crashes the server, which loses what it has not flushed, and waits until it has recovered. Only for a server of one's
+    /// own.
+    #[track_caller]
+    pub(crate) fn crash(&self) {
+        let directory = self.server.socket_directory();
+        let mut command = self.server.command("pg_ctl");
+        command.args(["restart", "--wait", "--silent", "--mode", "immediate", "--pgdata"]).arg(directory.join("data"));
+        command.arg("--log").arg(directory.join("postgresql.log"));
+        // The server keeps its standard streams: with pipes of ours there, nobody would see the end of pg_ctl.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        assert!(command.status().expect("run pg_ctl").success(), "the server recovers");
     }
 
     /// The role that the daemon works as; setup creates it.

@@ -20,8 +20,8 @@ use crate::lsn::Lsn;
 use crate::mapping::layout::quote;
 use crate::mapping::mirrors::Mirrors;
 use crate::mapping::plan::Plan;
-use crate::mapping::stored::{self, Source};
 use crate::mapping::read;
+use crate::mapping::stored::{self, Source};
 use crate::mirror::copy;
 use crate::mirror::show::Show;
 use crate::session::{self, Database, Session};
@@ -34,8 +34,10 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// How often transactions that were under way are asked for.
 const STILL_THERE: Duration = Duration::from_millis(20);
 
-const OPEN: &str = "SELECT id, kind, tables, why FROM portalhook.switches WHERE state <> 'done' AND kind <> 'pause' ORDER BY id";
-const MARK: &str = "UPDATE portalhook.switches SET state = $2, problem = $3, snapshot = $4 WHERE id = ANY ($1) AND state <> 'done'";
+const OPEN: &str =
+    "SELECT id, kind, tables, why FROM portalhook.switches WHERE state <> 'done' AND kind <> 'pause' ORDER BY id";
+const MARK: &str =
+    "UPDATE portalhook.switches SET state = $2, problem = $3, snapshot = $4 WHERE id = ANY ($1) AND state <> 'done'";
 
 /// Runs until `stop`; ends with an error only if the heart is gone.
 pub(crate) async fn run(
@@ -122,20 +124,21 @@ impl Copier<'_> {
         let (plan, seen) = match newest(session, &mirrors).await {
             Ok((plan, seen)) => (plan, Some(seen)),
             // A mapping that cannot be run must not stand in the way of a copy for the one that is in force.
-            Err(error) if session.is_closed() || requests.iter().all(|request| request.is_mapping) => return Err(error),
+            Err(error) if session.is_closed() || requests.iter().all(|request| request.is_mapping) => {
+                return Err(error);
+            }
             Err(error) => {
                 tracing::debug!("the newest mapping cannot be run: {error:?}");
                 (read::read_over(session, &Source::all_settled(&before), &mirrors).await?, None)
             }
         };
-        let requests: Vec<&Request> =
-            requests.iter().filter(|request| seen.is_some() || !request.is_mapping).collect();
+        let requests: Vec<&Request> = requests.iter().filter(|request| seen.is_some() || !request.is_mapping).collect();
         let copied = needs_copies(&before, &plan);
         let ids = requests.iter().map(|request| request.id).collect();
         if copied.is_empty() {
-            return self.ask(|answer| {
-                Command::Adopt(Box::new(Adoption { before, plan, seen, requests: ids }), answer)
-            }).await;
+            return self
+                .ask(|answer| Command::Adopt(Box::new(Adoption { before, plan, seen, requests: ids }), answer))
+                .await;
         }
         let (done, hears) = oneshot::channel();
         let snapshot = Arc::new(OnceLock::new());
@@ -327,7 +330,8 @@ async fn settle(session: &Session) -> Result<()> {
 async fn tidy(session: &mut Session) -> Result<()> {
     const TABLES: &str = "SELECT relname::text FROM pg_class WHERE relnamespace = 'portalhook_mirror'::regnamespace
         AND relkind = 'r' AND relname LIKE '%.%' AND relname <> ALL ($1)";
-    const FUNCTIONS: &str = "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'portalhook_mirror'::regnamespace
+    const FUNCTIONS: &str =
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'portalhook_mirror'::regnamespace
         AND proname LIKE 'id\\_of\\_%' AND proname <> ALL ($1)";
     let (plan, _) = load_plan(session).await?;
     Show::renew(session, &plan).await?;

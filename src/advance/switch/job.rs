@@ -194,9 +194,8 @@ fn net(xid: u64, truncated: Vec<usize>, writes: Vec<KeptWrite>) -> Net {
 }
 
 fn kept(write: &Write) -> Result<KeptWrite> {
-    let row = |row: &Option<Row>| {
-        row.as_ref().map(|row| row.iter().map(Value::of).collect::<Result<Vec<_>>>()).transpose()
-    };
+    let row =
+        |row: &Option<Row>| row.as_ref().map(|row| row.iter().map(Value::of).collect::<Result<Vec<_>>>()).transpose();
     Ok(KeptWrite {
         table: write.table,
         key: key(&write.key)?,

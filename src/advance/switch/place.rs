@@ -89,11 +89,7 @@ impl Advance {
     }
 
     /// What a change of the mapping comes to, where it stands: another plan at once if it names nothing new.
-    async fn mapping_turn(
-        &self,
-        session: &Session,
-        changed: &[(&str, Option<&str>, Option<&str>)],
-    ) -> Result<Turn> {
+    async fn mapping_turn(&self, session: &Session, changed: &[(&str, Option<&str>, Option<&str>)]) -> Result<Turn> {
         let names: Vec<&str> = changed.iter().map(|(entity, ..)| *entity).collect();
         let why = format!("the mapping of {} was changed", names.join(", "));
         let open: bool = session.query_one(ARE_OPEN, &[]).await.context("look for open switches")?.get(0);

@@ -87,8 +87,9 @@ impl World {
         let mut client = session(server.url(Throwaway::SUPERUSER, &database)).await.expect("connect");
         let changes = client.hints();
         let mut script = format!(
-            "CREATE SCHEMA portalhook;{}{SETTINGS}{PARTITIONS}",
-            include_str!("../../../sql/migrations/V1__ledger.sql")
+            "CREATE SCHEMA portalhook;{}{}{SETTINGS}{PARTITIONS}",
+            include_str!("../../../sql/migrations/V1__ledger.sql"),
+            include_str!("../../../sql/migrations/V11__parts.sql")
         );
         for table in ["endpoints", "deliveries", "successes", "cursors", "settled_ranges"] {
             script.push_str(&format!(
@@ -147,7 +148,7 @@ impl World {
                 post: post.map(Into::into),
                 portal: Some("4".into()),
                 routes,
-                body: Some(body.into()),
+                body: Some(bytes::Bytes::from(body).into()),
             });
         }
         if committed.is_empty() {
@@ -173,7 +174,7 @@ impl World {
 
     /// Makes the feed drop the offer of what was committed silently: it gets more bytes than it takes.
     pub(super) fn lose(&mut self, mut committed: Vec<Committed>) {
-        committed[0].body = Some(vec![b'x'; 32 << 20].into());
+        committed[0].body = Some(bytes::Bytes::from(vec![b'x'; 32 << 20]).into());
         self.feed.offer(committed, self.position);
     }
 
@@ -243,7 +244,8 @@ fn row(event: &Committed) -> String {
         let parts: Vec<String> = event.routes.iter().map(|route| part(route).to_string()).collect();
         format!("'{{{}}}'", parts.join(","))
     };
-    let body = event.body.as_ref().map_or("NULL".to_owned(), |body| format!("'{}'", String::from_utf8_lossy(body)));
+    let body =
+        event.body.as_ref().map_or("NULL".to_owned(), |body| format!("'{}'", String::from_utf8_lossy(body.head())));
     format!(
         "({}, '{}', '{}', '{}', now(), 1, '0/1', {}, {}, '{}', {}, {}, {body})",
         event.position,

@@ -16,6 +16,7 @@ async fn ledger(days: &[i32]) -> (Throwaway, Session) {
     let client = connect(&server).await;
     client.batch_execute("CREATE SCHEMA portalhook; CREATE SCHEMA portalhook_ledger").await.expect("schemas");
     client.batch_execute(include_str!("../../../sql/migrations/V1__ledger.sql")).await.expect("tables");
+    client.batch_execute(include_str!("../../../sql/migrations/V11__parts.sql")).await.expect("parts");
     client
         .batch_execute(
             "CREATE FUNCTION public.day(ago int) RETURNS date LANGUAGE sql AS $$ SELECT (now() AT TIME ZONE 'UTC')::date - ago $$;
@@ -62,6 +63,21 @@ async fn days_older_than_the_retention_go_and_tomorrow_is_there() {
     let expected = texts(&client, "SELECT to_char(public.day(n), 'YYYYMMDD') FROM unnest(ARRAY[7, 0, -1]) n").await;
     assert_eq!(texts(&client, left).await, expected, "the last seven whole days, today, tomorrow");
     assert_eq!(prune(&mut client, WEEK).await.expect("again"), Pruned::default());
+}
+
+#[tokio::test]
+async fn the_parts_of_a_days_bodies_go_with_it_and_not_before() {
+    let (_server, mut client) = ledger(&[9, 7]).await;
+    for (number, ago) in [(1, 9), (2, 7)] {
+        event(&client, number, ago, &[]).await;
+        let sql = "INSERT INTO portalhook.parts VALUES ($1::bigint, public.day($2), '[1, 2]')";
+        client.execute(sql, &[&number, &ago]).await.expect("a part");
+    }
+    client.batch_execute("UPDATE portalhook.events SET body = '{', part = position, tail = '}'").await.expect("refer");
+    prune(&mut client, WEEK).await.expect("prune");
+    assert_eq!(texts(&client, "SELECT number::text FROM portalhook.parts").await, ["2"]);
+    assert_eq!(texts(&client, "SELECT portalhook.body(e) FROM portalhook.events AS e").await, ["{[1, 2]}"]);
+    assert_eq!(texts(&client, "SELECT portalhook.body('2')").await, ["{[1, 2]}"]);
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ async fn the_views_tell_what_was_sent_what_waits_and_what_went_wrong() {
         rows("SELECT DISTINCT status FROM portalhook.pending WHERE endpoint = 2").await,
         ["waits until the endpoint is enabled"]
     );
-    assert_eq!(rows("SELECT portalhook.prepare_partitions((now() AT TIME ZONE 'UTC')::date, 3)::text").await, ["3"]);
+    assert_eq!(rows("SELECT portalhook.prepare_partitions((now() AT TIME ZONE 'UTC')::date, 3)::text").await, ["4"]);
 }
 
 #[tokio::test]

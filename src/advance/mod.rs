@@ -13,20 +13,24 @@ mod operations;
 mod rivals;
 mod states;
 mod surroundings;
+pub(crate) mod switch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use self::cut::Cuts;
 use self::durable::Durable;
 use self::group::Group;
 use self::operations::Operation;
+use self::switch::Command;
+use self::switch::job::Recording;
+use self::switch::place::Piece;
 use crate::capture;
-use crate::change::Transaction;
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::change::{Change, Transaction};
+use crate::error::{Context as _, Error, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
 use crate::ledger::checkpoint::{self, Checkpoint};
@@ -89,6 +93,10 @@ pub(crate) struct Advance {
     /// Of `day`.
     parts: Parts,
     day: String,
+    /// The `pg_snapshot` in which the mapping was read for the plan, if it was read apart from the stream.
+    seen: Option<String>,
+    /// A copy that is under way.
+    recording: Option<Recording>,
 }
 
 impl Advance {
@@ -96,7 +104,7 @@ impl Advance {
     pub(crate) async fn load(session: &Session, settings: Settings) -> Result<Self> {
         session.batch_execute(SETTINGS).await.context("prepare the write session")?;
         let checkpoint = Checkpoint::take(session).await?;
-        let plan = load_plan(session).await?;
+        let (plan, seen) = switch::load_plan(session).await?;
         let day = partitions::prepare(session, 2).await?;
         let rows = session
             .query("SELECT endpoint, events, portal, sequence FROM portalhook.routes", &[])
@@ -105,7 +113,7 @@ impl Advance {
         let routes = Routes::new(
             rows.iter().map(|row| (row.get(0), Route { events: row.get(1), portal: row.get(2), sequence: row.get(3) })),
         );
-        let selects: Vec<Select> = plan.entities.iter().map(|entity| Select::new(&plan, entity)).collect();
+        let selects: Vec<Select> = selects(&plan);
         Ok(Self {
             settings,
             mirrors: plan.tables.iter().map(MirrorSql::new).collect(),
@@ -120,7 +128,23 @@ impl Advance {
             parts: Parts::default(),
             day,
             plan,
+            seen,
+            recording: None,
         })
+    }
+
+    /// Goes on with another plan, which is in force now; nothing that was made from the old one stays.
+    fn adopt(&mut self, plan: Plan, seen: Option<String>) -> Result<()> {
+        self.selects = selects(&plan);
+        self.shapes = shapes(&self.selects)?;
+        self.mirrors = plan.tables.iter().map(MirrorSql::new).collect();
+        self.cuts = Cuts::new(&plan);
+        self.netting = Netting::new(&plan);
+        self.cache = Cache::new(self.settings.cache);
+        self.counters = CounterRows::default();
+        self.plan = plan;
+        self.seen = seen.or_else(|| self.seen.take());
+        Ok(())
     }
 
     pub(crate) fn checkpoint(&self) -> &Checkpoint {
@@ -132,6 +156,7 @@ impl Advance {
         mut self,
         session: &Session,
         transactions: &mut capture::Receiver,
+        commands: &mut mpsc::Receiver<Command>,
         confirmed: &watch::Sender<Lsn>,
         feed: &mut Feed,
         mut shutdown: watch::Receiver<bool>,
@@ -139,7 +164,7 @@ impl Advance {
         let sql = Prepared::new(session);
         let mut durable = Durable::default();
         loop {
-            // In this order: an end is an end; flushed commits free the slot; then the stream.
+            // In this order: an end is an end; flushed commits free the slot; what a copy asks for is short; then the stream.
             let first = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|now| *now) => return Ok(()),
@@ -147,16 +172,24 @@ impl Advance {
                     durable.look(&sql, confirmed).await?;
                     continue;
                 }
+                Some(command) = commands.recv() => {
+                    self.obey(&sql, session, command).await?;
+                    continue;
+                }
                 next = transactions.recv() => next,
             };
             let Some(first) = first else { return Ok(()) };
-            let taken = gulp(first, transactions).await;
+            let mut taken = VecDeque::from(gulp(first, transactions).await);
             failpoint::hit("received");
-            let end = taken.last().map(|transaction| transaction.end_lsn).unwrap_or_default();
-            let (events, written) = self.group(&sql, session, taken).await?;
-            durable.add(end, written);
-            let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
-            feed.offer(committed, self.checkpoint.position);
+            let operations = operations::read(&sql, &announced(&taken)).await?;
+            while let Some(end) = taken.back().map(|transaction| transaction.end_lsn) {
+                let piece = self.piece(session, &mut taken, &operations).await?;
+                let end = piece.nets.last().map_or(end, |net| net.end_lsn);
+                let (events, written) = self.group(&sql, session, piece, &operations).await?;
+                durable.add(end, written);
+                let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
+                feed.offer(committed, self.checkpoint.position);
+            }
             if transactions.queued() == 0 {
                 durable.look(&sql, confirmed).await?;
             }
@@ -168,17 +201,18 @@ impl Advance {
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
-        transactions: Vec<Transaction>,
+        piece: Piece,
+        operations: &HashMap<i64, Operation>,
     ) -> Result<(Vec<Recorded>, Option<Lsn>)> {
-        let nets: Vec<Net> =
-            transactions.into_iter().map(|transaction| self.netting.net(transaction)).collect::<Result<_>>()?;
-        let Some(last) = nets.last() else { return Ok((Vec::new(), None)) };
+        let Piece { nets, kept, turn } = piece;
         let mut checkpoint = self.checkpoint.clone();
-        checkpoint.lsn = last.end_lsn;
-        checkpoint.xid = last.xid;
+        if let Some(last) = nets.last() {
+            checkpoint.lsn = last.end_lsn;
+            checkpoint.xid = last.xid;
+        }
         let silent =
             nets.iter().all(|net| net.writes.is_empty() && net.operations.is_empty() && net.truncated.is_empty());
-        if silent {
+        if silent && kept.is_empty() && turn.is_none() {
             // The slot moves on; the checkpoint can stay, since reading these again would give nothing again.
             return Ok((Vec::new(), None));
         }
@@ -193,11 +227,8 @@ impl Advance {
         group.parts = std::mem::take(&mut self.parts);
         group.transactions = nets.len();
         sql.post_plain("begin a group", "BEGIN").await?;
-        let wanted: Vec<(i64, u64)> =
-            nets.iter().flat_map(|net| net.operations.iter().map(|at| (at.number, net.xid))).collect();
-        let operations = operations::read(sql, &wanted).await?;
         for part in parts(nets) {
-            self.part(sql, part, &operations, &mut group).await?;
+            self.part(sql, part, operations, &mut group).await?;
         }
         failpoint::hit("evaluated");
         // From here on everything is sent at once, COMMIT included: after an error, the fence's too, COMMIT rolls back.
@@ -209,6 +240,11 @@ impl Advance {
             record::sequences(sql, &group.events).await?;
         }
         record::failures(sql, &self.plan, &group.failures).await?;
+        switch::job::keep(sql, kept).await?;
+        let adopted = match &turn {
+            Some(turn) => self.turn(sql, session, turn, group.checkpoint.lsn).await?,
+            None => None,
+        };
         group.checkpoint.advance(sql).await?;
         sql.post_plain("commit a group", "COMMIT").await?;
         let written = durable::written(sql).await.map_err(checkpoint::fenced)?;
@@ -223,6 +259,9 @@ impl Advance {
             "advanced"
         );
         self.checkpoint = group.checkpoint;
+        if let Some(turn) = turn {
+            self.turned(sql, turn, adopted)?;
+        }
         self.parts = group.parts;
         Ok((group.events, Some(written)))
     }
@@ -296,18 +335,24 @@ fn parts(nets: Vec<Net>) -> Vec<Vec<Net>> {
     parts
 }
 
-async fn load_plan(session: &Session) -> Result<Plan> {
-    let row = session
-        .query_opt("SELECT plan::text FROM portalhook.plan", &[])
-        .await
-        .context("load the plan")?
-        .ok_or_else(|| Error::usage("this database has no mapping yet: run portalhook setup --views FILE"))?;
-    serde_json::from_str(row.get(0)).map_err(|error| {
-        Error::new(
-            Kind::Usage,
-            format!("the plan in portalhook.plan is of another version ({error}): run portalhook setup again"),
-        )
-    })
+/// The operations that these announce, each with its transaction.
+fn announced(transactions: &VecDeque<Transaction>) -> Vec<(i64, u64)> {
+    let of_one = |transaction: &'_ Transaction| {
+        let xid = transaction.xid;
+        transaction
+            .changes
+            .iter()
+            .filter_map(move |change| match change {
+                Change::Operation { number } => Some((*number, xid)),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    transactions.iter().flat_map(of_one).collect()
+}
+
+fn selects(plan: &Plan) -> Vec<Select> {
+    plan.entities.iter().map(|entity| Select::new(plan, entity)).collect()
 }
 
 fn shapes(selects: &[Select]) -> Result<Shapes> {

@@ -45,7 +45,7 @@ pub(super) async fn plan(client: &Client, findings: &mut Vec<Finding>) -> Result
 /// comes to the same plan.
 pub(super) async fn read_again(admin_url: &str, plan: &Plan) -> Result<Vec<Finding>> {
     let session = session::connect(&Database::parse(admin_url)?, "portalhook check").await?;
-    let (read, warnings) = match read::read_with_warnings(&session, &queries(&session).await?).await {
+    let (read, warnings) = match read::read_again(&session, &queries(&session).await?, Some(plan)).await {
         Ok(read) => read,
         Err(error) if error.kind() == Kind::Unavailable => return Err(error),
         Err(error) => {

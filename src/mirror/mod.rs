@@ -12,3 +12,4 @@ pub(crate) mod evaluate;
 pub(crate) mod filter;
 pub(crate) mod net;
 pub(crate) mod prepared;
+pub(crate) mod show;

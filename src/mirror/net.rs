@@ -127,6 +127,11 @@ struct Projection {
 
 impl Netting {
     pub(crate) fn new(plan: &Plan) -> Self {
+        Self::of(plan, &(0..plan.tables.len()).collect::<Vec<_>>())
+    }
+
+    /// Nets what happens to some of the plan's tables alone.
+    pub(crate) fn of(plan: &Plan, followed: &[usize]) -> Self {
         let layouts = plan
             .tables
             .iter()
@@ -144,8 +149,19 @@ impl Netting {
                 }
             })
             .collect();
-        let tables = plan.tables.iter().enumerate().map(|(index, table)| (table.oid, index)).collect();
+        let tables = followed.iter().map(|&index| (plan.tables[index].oid, index)).collect();
         Self { tables, layouts, projections: HashMap::new() }
+    }
+
+    /// Whether a transaction writes any of the tables.
+    pub(crate) fn touches(&self, transaction: &Transaction) -> bool {
+        transaction.changes.iter().any(|change| match change {
+            Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
+                self.tables.contains_key(&relation.oid)
+            }
+            Change::Truncate { relations } => relations.iter().any(|one| self.tables.contains_key(&one.oid)),
+            Change::Operation { .. } => false,
+        })
     }
 
     /// Nets one transaction. Changes of tables that the mapping does not read are left out.
@@ -399,6 +415,7 @@ mod tests {
     fn plan(key: &[usize]) -> Plan {
         let column = |name: &str, type_oid| plan::Column {
             name: name.into(),
+            number: 0,
             type_oid,
             source_type: "x".into(),
             mirror_type: "x".into(),

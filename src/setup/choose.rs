@@ -35,7 +35,9 @@ pub(crate) async fn choose(client: &Client, views: Option<&str>) -> Result<Chose
         None => return recognised(client).await,
     };
     tidy(&mut queries);
-    let plan = read::read(client, &queries).await.context(format!("check the mapping ({origin})"))?;
+    let before = plan_in_force(client).await?;
+    let (plan, _) =
+        read::read_again(client, &queries, before.as_ref()).await.context(format!("check the mapping ({origin})"))?;
     let stored = queries == there;
     let origin = if stored { "already there".to_owned() } else { origin };
     Ok(Chosen { queries, plan, origin, stored })
@@ -105,6 +107,20 @@ fn tidy(queries: &mut [(Entity, String)]) {
 
 fn names() -> String {
     PRESETS.map(|(name, _)| name).join(", ")
+}
+
+/// The plan that the daemon runs, if one of this version is there: its mirrors are used where they hold what is wanted.
+async fn plan_in_force(client: &Client) -> Result<Option<Plan>> {
+    let there: bool = client
+        .query_one("SELECT to_regclass('portalhook.plan') IS NOT NULL", &[])
+        .await
+        .context("look for the plan")?
+        .get(0);
+    if !there {
+        return Ok(None);
+    }
+    let row = client.query_opt("SELECT plan::text FROM portalhook.plan", &[]).await.context("read the plan")?;
+    Ok(row.and_then(|row| serde_json::from_str(row.get(0)).ok()))
 }
 
 async fn stored(client: &Client) -> Result<Vec<(Entity, String)>> {

@@ -90,7 +90,10 @@ impl Copier<'_> {
             if requests.is_empty() {
                 *pause = FIRST_PAUSE;
                 self.told = None;
-                drop(tokio::time::timeout(LOOK, hints.recv()).await);
+                // A hint may also mean that the heart has changed the plan in place.
+                if let Ok(Some(())) = tokio::time::timeout(LOOK, hints.recv()).await {
+                    tidy(&mut session).await?;
+                }
                 continue;
             }
             match self.take(&session, &requests).await {

@@ -73,7 +73,7 @@ fn a_mapping_that_names_nothing_new_counts_from_its_own_commit_on() {
     portal
         .sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at, 'x' AS more FROM public.votes"));
     portal.sql(&vote(6));
-    let _daemon = portal.run();
+    let daemon = portal.run();
     let events = portal.events(&receiver, endpoint);
     let seen: Vec<(String, Value, Value)> = events
         .iter()
@@ -93,6 +93,7 @@ fn a_mapping_that_names_nothing_new_counts_from_its_own_commit_on() {
     );
     assert_eq!(events[5].data("/vote/more"), "x");
     assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE state = 'done'"), "4");
+    daemon.wait_for_line("portalhook.votes shows id, post, voter, created_at, more");
     assert_eq!(portal.sql("SELECT count(*) FROM portalhook.votes WHERE more = 'x'"), "5", "the views follow");
     mirror_equals_tables(&portal);
 }
@@ -152,7 +153,6 @@ fn a_new_column_is_in_every_body_from_an_exact_position_on() {
     });
     views_from_one_position_on(&portal.events(&receiver, endpoint));
     mirror_equals_tables(&portal);
-    assert_eq!(portal.sql("SELECT count(*) FROM pg_class WHERE relname LIKE 'public.posts%' AND relkind = 'r'"), "1");
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_new_table_is_published_read_and_followed() {
         portal.events(&receiver, endpoint).iter().map(|event| maybe(event, "/post/board")).collect();
     assert_eq!(boards, [Value::Null, "Ideas".into(), "Plans".into()]);
     mirror_equals_tables(&portal);
-    let readable = "SELECT string_agg(column_name, ' ' ORDER BY 1) FROM information_schema.column_privileges \
+    let readable = "SELECT string_agg(column_name, ' ' ORDER BY column_name) FROM information_schema.column_privileges \
                     WHERE table_name = 'board' AND grantee <> 'admin'";
     assert_eq!(portal.sql(readable), "id name", "only what the mapping names");
 }
@@ -209,6 +209,117 @@ fn setup_with_another_file_changes_the_mapping_of_a_running_daemon() {
     mirror_equals_tables(&portal);
 }
 
+#[test]
+fn what_the_mapping_does_not_name_may_change_as_it_likes() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    portal.sql("ALTER TABLE votes ADD COLUMN weight int DEFAULT 3; ALTER TABLE posts RENAME COLUMN views TO seen; ALTER TABLE users DROP COLUMN password_hash");
+    portal.sql(&vote(2));
+    portal.sql("ALTER TABLE posts ALTER COLUMN seen TYPE bigint; UPDATE posts SET seen = 5; UPDATE posts SET status = 'planned' WHERE id = 99");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "vote.created 2", "post.status_changed 99"]);
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches"), "0");
+    assert!(!daemon.said().iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{:?}", daemon.said());
+    mirror_equals_tables(&portal);
+}
+
+#[test]
+fn a_column_of_another_type_is_converted_where_the_stream_says_so() {
+    let portal = Portal::sample_with("ALTER TABLE posts ALTER COLUMN status TYPE varchar(10);");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let _daemon = portal.run();
+    portal.sql(&vote(1));
+    // Key columns, a longer text, a text that is a number from now on, a table under another name.
+    portal.sql(
+        "ALTER TABLE votes ALTER COLUMN id TYPE bigint; ALTER TABLE posts ALTER COLUMN id TYPE bigint, ALTER COLUMN status TYPE varchar(30);
+         ALTER TABLE users ALTER COLUMN role DROP DEFAULT; ALTER TABLE users ALTER COLUMN role TYPE int USING 7;
+         UPDATE posts SET status = 'a status of many characters' WHERE id = 99;
+         INSERT INTO votes (id, post_id, user_id) VALUES (5000000000, 99, 49);
+         UPDATE users SET role = 8 WHERE id = 49;
+         ALTER TABLE votes RENAME TO likes; ALTER TABLE likes SET SCHEMA public;
+         INSERT INTO likes (id, post_id, user_id) VALUES (5000000001, 99, 49);",
+    );
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(
+        events.iter().map(name_and_id).collect::<Vec<_>>(),
+        ["vote.created 1", "post.status_changed 99", "vote.created 5000000000", "vote.created 5000000001"]
+    );
+    assert_eq!(events[1].data("/changes/status/to"), "a status of many characters");
+    let roles: Vec<Value> = [0, 2, 3].map(|index: usize| maybe(&events[index], "/vote/voter/role")).to_vec();
+    assert_eq!(roles[0], "user");
+    assert_eq!(roles[2], 8);
+    assert_eq!(maybe(&events[3], "/vote/voter/counter_votes"), 3);
+}
+
+#[test]
+fn a_renamed_column_pauses_the_stream_until_the_mapping_names_it() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql("INSERT INTO posts (id, title, user_id, portal_id) VALUES (200, 'Before', 48, 4)");
+    portal.sql(
+        "ALTER TABLE posts RENAME COLUMN title TO headline; ALTER TABLE posts ADD COLUMN board text DEFAULT 'ideas'",
+    );
+    portal.sql("UPDATE posts SET headline = 'After' WHERE id = 200");
+    portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
+    portal.sql(&vote(1));
+    daemon.wait_for_line("column title of public.posts, which the mapping reads, is called headline now");
+    assert!(String::from_utf8_lossy(&portal.command(&["status"]).stdout).contains("headline"), "status says it");
+    // Again after a death: it stands where it stood.
+    portal.kill(daemon);
+    let daemon = portal.run();
+    daemon.wait_for_line("is called headline now");
+    let said = daemon.said().join("\n");
+    let advice = said.lines().find(|line| line.contains("is called headline now")).expect("a line");
+    let statement = &advice[advice.find("UPDATE portalhook.mapping").expect("a statement")..];
+    portal.sql(statement);
+    portal.sql(&vote(2));
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(
+        events.iter().map(name_and_id).collect::<Vec<_>>(),
+        ["post.created 200", "post.status_changed 99", "vote.created 1", "vote.created 2"]
+    );
+    assert_eq!(events[0].data("/post/title"), "Before");
+    assert_eq!(events[1].data("/post/title"), "This is a great idea", "a row that was not written since has its value");
+    assert_eq!(portal.sql("SELECT title FROM portalhook.posts WHERE id = 200"), "After");
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE state <> 'done'"), "0");
+    mirror_equals_tables(&portal);
+}
+
+#[test]
+fn a_dropped_column_pauses_the_stream_and_another_one_takes_its_place() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    portal.sql("ALTER TABLE posts ADD COLUMN body text; UPDATE posts SET body = 'new'; ALTER TABLE posts DROP COLUMN description");
+    portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
+    portal.sql(&vote(2));
+    daemon.wait_for_line("column description of public.posts, which the mapping reads, is gone");
+    // In one transaction, so that only the second counts at the pause; where the stream comes to them, both are known.
+    portal.sql(&format!(
+        "BEGIN; {} {} COMMIT;",
+        map("posts", &POSTS_WITH_VIEWS.replace("description,", "'no'::text AS description,")),
+        map("posts", &POSTS_WITH_VIEWS.replace("description,", "body AS description,").replace(", views", ""))
+    ));
+    portal.sql(&vote(3));
+    let events = portal.events(&receiver, endpoint);
+    let names: Vec<String> = events.iter().map(name_and_id).collect();
+    assert_eq!(names, ["vote.created 1", "post.status_changed 99", "vote.created 2", "vote.created 3"]);
+    assert_eq!(maybe(&events[3], "/post/description"), "new");
+    assert_eq!(maybe(&events[3], "/post/views"), Value::Null);
+    assert_eq!(
+        portal.sql("SELECT string_agg(kind || ' ' || state, ',') FROM portalhook.switches"),
+        "pause done,mapping done"
+    );
+    mirror_equals_tables(&portal);
+}
+
 #[cfg(feature = "failpoints")]
 mod crashes {
     use super::*;
@@ -232,8 +343,6 @@ mod crashes {
         let events = portal.events(&receiver, endpoint);
         views_from_one_position_on(&events);
         mirror_equals_tables(&portal);
-        let tables = "SELECT count(*) FROM pg_class WHERE relname LIKE 'public.posts%' AND relkind = 'r'";
-        portal.wait_for_outcome(&format!("SELECT ({tables}) >= 1"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use self::switch::Command;
 use self::switch::job::Recording;
 use self::switch::place::Piece;
 use crate::capture;
-use crate::change::{Change, Transaction};
+use crate::change::{Change, Relation, Transaction};
 use crate::error::{Context as _, Error, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
@@ -61,6 +61,9 @@ const BEHIND: usize = 8;
 
 /// How often a commit is asked for that PostgreSQL has not flushed yet.
 const FLUSH_LOOK: Duration = Duration::from_millis(100);
+
+/// How often the mapping is looked at while the stream waits for it to be changed.
+const PAUSED_LOOK: Duration = Duration::from_millis(500);
 
 /// Plans must not be made from what an empty mirror looked like; the stream redelivers what a crash takes back.
 const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
@@ -95,8 +98,12 @@ pub(crate) struct Advance {
     day: String,
     /// The `pg_snapshot` in which the mapping was read for the plan, if it was read apart from the stream.
     seen: Option<String>,
+    /// Tables as the stream describes them, where that was held against the plan.
+    known: HashMap<u32, Arc<Relation>>,
     /// A copy that is under way.
     recording: Option<Recording>,
+    /// The pause that was told last.
+    paused: Option<String>,
 }
 
 impl Advance {
@@ -129,7 +136,9 @@ impl Advance {
             day,
             plan,
             seen,
+            known: HashMap::new(),
             recording: None,
+            paused: None,
         })
     }
 
@@ -142,6 +151,8 @@ impl Advance {
         self.netting = Netting::new(&plan);
         self.cache = Cache::new(self.settings.cache);
         self.counters = CounterRows::default();
+        self.known.clear();
+        self.paused = None;
         self.plan = plan;
         self.seen = seen.or_else(|| self.seen.take());
         Ok(())
@@ -182,11 +193,24 @@ impl Advance {
             let mut taken = VecDeque::from(gulp(first, transactions).await);
             failpoint::hit("received");
             let operations = operations::read(&sql, &announced(&taken)).await?;
-            while let Some(end) = taken.back().map(|transaction| transaction.end_lsn) {
+            while !taken.is_empty() {
                 let piece = self.piece(session, &mut taken, &operations).await?;
-                let end = piece.nets.last().map_or(end, |net| net.end_lsn);
+                if let Some(why) = piece.pause {
+                    self.pause(session, &why).await?;
+                    let again = tokio::time::sleep(PAUSED_LOOK);
+                    tokio::select! {
+                        biased;
+                        _ = shutdown.wait_for(|now| *now) => return Ok(()),
+                        Some(command) = commands.recv() => self.obey(&sql, session, command).await?,
+                        () = again => durable.look(&sql, confirmed).await?,
+                    }
+                    continue;
+                }
+                let end = piece.nets.last().map(|net| net.end_lsn);
                 let (events, written) = self.group(&sql, session, piece, &operations).await?;
-                durable.add(end, written);
+                if let Some(end) = end {
+                    durable.add(end, written);
+                }
                 let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
                 feed.offer(committed, self.checkpoint.position);
             }
@@ -204,8 +228,9 @@ impl Advance {
         piece: Piece,
         operations: &HashMap<i64, Operation>,
     ) -> Result<(Vec<Recorded>, Option<Lsn>)> {
-        let Piece { nets, kept, turn } = piece;
+        let Piece { nets, kept, mut turn, pause: _ } = piece;
         let mut checkpoint = self.checkpoint.clone();
+        let micros = nets.last().map_or(0, |last| last.commit_micros);
         if let Some(last) = nets.last() {
             checkpoint.lsn = last.end_lsn;
             checkpoint.xid = last.xid;
@@ -229,6 +254,9 @@ impl Advance {
         sql.post_plain("begin a group", "BEGIN").await?;
         for part in parts(nets) {
             self.part(sql, part, operations, &mut group).await?;
+        }
+        if let Some(switch::turn::Turn::Copied(recording)) = &mut turn {
+            self.catch_up(sql, session, recording, micros, &mut group).await?;
         }
         failpoint::hit("evaluated");
         // From here on everything is sent at once, COMMIT included: after an error, the fence's too, COMMIT rolls back.

@@ -47,7 +47,8 @@ pub(crate) fn is_alike(old: &Column, new: &Column) -> bool {
         && (old.number == new.number || old.number == 0 || new.number == 0)
 }
 
-fn free_name(before: &[Table], title: &str) -> String {
+/// A name that no mirror has yet.
+pub(crate) fn free_name(before: &[Table], title: &str) -> String {
     let is_taken = |name: &str| before.iter().any(|table| table.mirror == name);
     let numbered = (2_u32..).map(|number| format!("{title} {number}"));
     let mut names = std::iter::once(title.to_owned()).chain(numbered);

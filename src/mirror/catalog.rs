@@ -29,6 +29,8 @@ pub(crate) struct Seen {
 pub(crate) struct Described {
     pub(crate) schema: String,
     pub(crate) name: String,
+    /// The mapping names it so.
+    pub(crate) named: bool,
     /// The oid of its row in `pg_publication_rel`: another one means that it was out of the publication for a while.
     pub(crate) published: Option<u32>,
     /// REPLICA IDENTITY FULL is ours.
@@ -93,7 +95,8 @@ pub(crate) async fn look(client: &Client, plan: &Plan, publication: &str) -> Res
         .iter()
         .map(|table| {
             let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-            json!({"mirror": table.mirror, "oid": table.oid, "schema": table.schema, "name": table.name, "columns": columns})
+            let (schema, name) = table.called().split_once('.').unwrap_or_default();
+            json!({"mirror": table.mirror, "oid": table.oid, "schema": schema, "name": name, "columns": columns})
         })
         .collect();
     let tables = serde_json::Value::from(tables).to_string();

@@ -113,7 +113,7 @@ pub(crate) struct Netting {
 /// A mirror's columns, as netting needs them.
 struct Layout {
     name: String,
-    stored: Vec<(String, u32)>,
+    stored: Vec<String>,
     /// Positions of the key's columns among the stored ones.
     key: Vec<usize>,
 }
@@ -144,7 +144,7 @@ impl Netting {
                     .collect();
                 Layout {
                     name: format!("{}.{}", table.schema, table.name),
-                    stored: stored.into_iter().map(|(_, column)| (column.name, column.type_oid)).collect(),
+                    stored: stored.into_iter().map(|(_, column)| column.name).collect(),
                     key,
                 }
             })
@@ -248,7 +248,7 @@ impl Netting {
         let columns = layout
             .stored
             .iter()
-            .map(|(name, type_oid)| {
+            .map(|name| {
                 let found = relation.columns.iter().position(|column| column.name == *name).ok_or_else(|| {
                     Error::failed(format!(
                         "column {name} of {} is in the mapping but no longer in the table: change the mapping \
@@ -256,12 +256,6 @@ impl Netting {
                         layout.name
                     ))
                 })?;
-                if relation.columns[found].type_oid != *type_oid {
-                    return Err(Error::failed(format!(
-                        "column {name} of {} changed its type: run portalhook setup to copy it afresh",
-                        layout.name
-                    )));
-                }
                 Ok(found)
             })
             .collect::<Result<Vec<_>>>()?;

@@ -97,7 +97,9 @@ COMMENT ON FUNCTION {function}() IS 'What {} shows.'",
             if row.context(format!("look at {name}"))?.get(0) {
                 continue;
             }
+            let shows = || tracing::info!("{} shows {}", view(entity), show.columns.join(", "));
             if role.batch_execute(&show.create).await.is_ok() {
+                shows();
                 continue;
             }
             let doing = || format!("make {} anew", view(entity));
@@ -106,6 +108,7 @@ COMMENT ON FUNCTION {function}() IS 'What {} shows.'",
             transaction.batch_execute(&format!("{}; {}", show.drop, show.create)).await.context(doing())?;
             transaction.execute(SHOW, &[&entity.name(), &show.columns]).await.context(doing())?;
             transaction.commit().await.context(doing())?;
+            shows();
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub(crate) struct Chosen {
 ///
 /// # Errors
 /// `Kind::Usage` where there is no mapping, or a file is not one.
-pub(crate) async fn choose(client: &Client, views: Option<&str>) -> Result<Chosen> {
+pub(crate) async fn choose(client: &Client, views: Option<&str>, afresh: bool) -> Result<Chosen> {
     let there = stored(client).await?;
     let (mut queries, origin) = match views {
         Some(views) => given(views)?,
@@ -35,7 +35,7 @@ pub(crate) async fn choose(client: &Client, views: Option<&str>) -> Result<Chose
         None => return recognised(client).await,
     };
     tidy(&mut queries);
-    let before = plan_in_force(client).await?;
+    let before = if afresh { None } else { plan_in_force(client).await? };
     let (plan, _) =
         read::read_again(client, &queries, before.as_ref()).await.context(format!("check the mapping ({origin})"))?;
     let stored = queries == there;

@@ -75,7 +75,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     script.say("server", format!("database {} as {}", server.database, server.admin))?;
 
     let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
-    let chosen = choose::choose(&admin, options.views.as_deref()).await?;
+    let chosen = choose::choose(&admin, options.views.as_deref(), options.afresh).await?;
     publication::check_tables(&admin, &chosen.plan, &role.name).await?;
     let standing = stream::look(&admin, &server, &chosen.plan, &slot).await?.permitted(options.afresh)?;
 

@@ -34,8 +34,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// How often transactions that were under way are asked for.
 const STILL_THERE: Duration = Duration::from_millis(20);
 
-const OPEN: &str =
-    "SELECT id, kind, tables, why FROM portalhook.switches WHERE state <> 'done' AND kind <> 'pause' ORDER BY id";
+const OPEN: &str = "SELECT id, kind, tables, why, compared FROM portalhook.switches WHERE state <> 'done' AND kind <> 'pause' ORDER BY id";
 const MARK: &str =
     "UPDATE portalhook.switches SET state = $2, problem = $3, snapshot = $4 WHERE id = ANY ($1) AND state <> 'done'";
 
@@ -75,6 +74,8 @@ struct Request {
     id: i64,
     is_mapping: bool,
     tables: Vec<u32>,
+    /// Those of the tables whose differences are events.
+    compared: Vec<u32>,
     why: String,
 }
 
@@ -90,7 +91,10 @@ impl Copier<'_> {
             if requests.is_empty() {
                 *pause = FIRST_PAUSE;
                 self.told = None;
-                drop(tokio::time::timeout(LOOK, hints.recv()).await);
+                // A hint may also mean that the heart has changed the plan in place.
+                if let Ok(Some(())) = tokio::time::timeout(LOOK, hints.recv()).await {
+                    tidy(&mut session).await?;
+                }
                 continue;
             }
             match self.take(&session, &requests).await {
@@ -150,6 +154,7 @@ impl Copier<'_> {
             plan: plan.clone(),
             seen,
             copied: copied.clone(),
+            compared: requests.iter().flat_map(|request| request.compared.iter().copied()).collect(),
             requests: ids,
             earlier,
             snapshot: Arc::clone(&snapshot),
@@ -261,6 +266,7 @@ async fn open(session: &Session) -> Result<Vec<Request>> {
         is_mapping: row.get::<_, &str>(1) == "mapping",
         tables: row.get(2),
         why: row.get(3),
+        compared: row.get(4),
     };
     Ok(rows.iter().map(request).collect())
 }

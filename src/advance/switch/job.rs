@@ -37,6 +37,8 @@ pub(crate) struct Job {
     pub(crate) seen: Option<String>,
     /// Indexes into `plan.tables`.
     pub(crate) copied: Vec<usize>,
+    /// Tables (`pg_class.oid`) whose changes the stream did not carry for a while: what differs gives events.
+    pub(crate) compared: Vec<u32>,
     /// Rows of `portalhook.switches` that are done with it.
     pub(crate) requests: Vec<i64>,
     /// What was committed before anything began: the copy sees it for certain.
@@ -50,6 +52,8 @@ pub(crate) struct Job {
 /// The job as the heart keeps it.
 pub(crate) struct Recording {
     pub(crate) job: Job,
+    /// Why the copy cannot be used, as `catch_up` has found.
+    pub(crate) useless: Option<String>,
     netting: Netting,
 }
 
@@ -90,7 +94,7 @@ enum Value {
 
 impl Recording {
     pub(crate) fn new(job: Job) -> Self {
-        Self { netting: Netting::of(&job.plan, &job.copied), job }
+        Self { netting: Netting::of(&job.plan, &job.copied), job, useless: None }
     }
 
     /// What has to be kept of a transaction, if anything.

@@ -4,11 +4,16 @@
 //! (`copier`) and switched to at L, where the stream reaches the copy's commit. Either way the change of the plan is part of
 //! the group commit that reaches that position: a crash before it finds the old plan, a crash after it the new one.
 
+mod advice;
 pub(crate) mod copier;
 pub(crate) mod job;
+mod missed;
+mod pause;
 pub(super) mod place;
+mod rebuild;
+pub(super) mod relation;
 pub(crate) mod snapshot;
-mod turn;
+pub(super) mod turn;
 
 use tokio::sync::oneshot;
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::job::Kept;
+use super::relation::Fit;
 use super::snapshot::Snapshot;
 use super::turn::{InPlace, Turn};
 use crate::advance::Advance;
@@ -21,6 +22,8 @@ pub(in crate::advance) struct Piece {
     pub(in crate::advance) nets: Vec<Net>,
     pub(in crate::advance) kept: Vec<Kept>,
     pub(in crate::advance) turn: Option<Turn>,
+    /// Why nothing can be taken until the mapping is changed, and what to type.
+    pub(in crate::advance) pause: Option<String>,
 }
 
 const ARE_OPEN: &str = "SELECT EXISTS (SELECT FROM portalhook.switches WHERE state <> 'done' AND kind <> 'pause')";
@@ -33,8 +36,27 @@ impl Advance {
         rest: &mut VecDeque<Transaction>,
         operations: &HashMap<i64, Operation>,
     ) -> Result<Piece> {
-        let mut piece = Piece { nets: Vec::with_capacity(rest.len()), kept: Vec::new(), turn: None };
+        let mut piece = Piece { nets: Vec::with_capacity(rest.len()), kept: Vec::new(), turn: None, pause: None };
         while let Some(transaction) = rest.pop_front() {
+            if let Some(relation) = self.stranger(&transaction) {
+                rest.push_front(transaction);
+                // What comes before it is under the plan as it is.
+                if !piece.nets.is_empty() {
+                    break;
+                }
+                match self.fit(session, &relation).await? {
+                    Fit::Fits => drop(self.known.insert(relation.oid, relation)),
+                    Fit::Turn(turn) => {
+                        piece.turn = Some(turn);
+                        break;
+                    }
+                    Fit::Pause(why) => {
+                        piece.pause = Some(why);
+                        break;
+                    }
+                }
+                continue;
+            }
             if let Some(recording) = &mut self.recording {
                 piece.kept.extend(recording.keep(&transaction)?);
             }
@@ -60,10 +82,10 @@ impl Advance {
         let mut changed = Vec::new();
         for operation in numbers {
             match operation {
-                Operation::Switch { attempt } => {
-                    if self.recording.as_ref().is_some_and(|recording| recording.job.attempt == *attempt) {
-                        return Ok(self.recording.take().map(|recording| Turn::Copied(Box::new(recording))));
-                    }
+                Operation::Switch { attempt }
+                    if self.recording.as_ref().is_some_and(|recording| recording.job.attempt == *attempt) =>
+                {
+                    return Ok(self.recording.take().map(|recording| Turn::Copied(Box::new(recording))));
                 }
                 Operation::Mapping { entity, query, search_path } => {
                     changed.push((entity.as_str(), query.as_deref(), search_path.as_deref()));
@@ -102,7 +124,7 @@ impl Advance {
                 plan,
                 seen: None,
                 why,
-                changes: Vec::new(),
+                rebuilds: Vec::new(),
                 requests: Vec::new(),
             }))),
             Ok(_) => Ok(Turn::Request { why }),

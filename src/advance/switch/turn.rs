@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::job::{self, Recording};
 use super::place::Piece;
-use super::{Adoption, Command, store_plan};
+use super::rebuild::Rebuild;
+use super::{Adoption, Command, pause, store_plan};
 use crate::advance::Advance;
 use crate::error::{Error, Result};
 use crate::failpoint;
@@ -30,8 +31,8 @@ pub(crate) struct InPlace {
     /// The snapshot in which the mapping was read; `None`: it was not read anew.
     pub(crate) seen: Option<String>,
     pub(crate) why: String,
-    /// Statements that make the mirrors what the plan says, after the id functions are there.
-    pub(crate) changes: Vec<String>,
+    /// Mirrors that have to be made from those that are there.
+    pub(crate) rebuilds: Vec<Rebuild>,
     /// Rows of `portalhook.switches` that are done with it.
     pub(crate) requests: Vec<i64>,
 }
@@ -61,28 +62,31 @@ impl Advance {
             }
             Turn::InPlace(change) => {
                 self.make_functions(sql, &change.plan).await?;
-                for text in &change.changes {
-                    sql.run("change a mirror in place", text).await?;
+                for rebuild in &change.rebuilds {
+                    rebuild.run(sql).await?;
                 }
-                self.index_what_stays(sql, session, &change.plan).await?;
+                let mut plan = change.plan.clone();
+                if !change.rebuilds.is_empty() {
+                    plan.settle_kinds(session).await?;
+                }
+                self.index(sql, session, &plan, &[]).await?;
                 if change.requests.is_empty() {
                     sql.query("note a switch", DONE_NOW, &[&change.why, &lsn.to_string()]).await?;
                 } else {
                     sql.query("note a switch", DONE, &[&change.requests, &lsn.to_string()]).await?;
                 }
-                self.enforce(sql, session, &change.plan, change.seen.as_deref(), lsn).await?;
-                Ok(Some((change.plan.clone(), change.seen.clone())))
+                self.enforce(sql, session, &plan, change.seen.as_deref(), lsn).await?;
+                Ok(Some((plan, change.seen.clone())))
             }
             Turn::Copied(recording) => {
-                failpoint::hit("copied");
-                if let Some(why) = recording.catch_up(sql).await? {
+                if let Some(why) = &recording.useless {
                     tracing::warn!("the copy is of no use and is made again: {why}");
                     return Ok(None);
                 }
                 failpoint::hit("caught_up");
                 let job = &recording.job;
                 self.make_functions(sql, &job.plan).await?;
-                self.index_what_stays(sql, session, &job.plan).await?;
+                self.index(sql, session, &job.plan, &job.copied).await?;
                 sql.query("note a switch", DONE, &[&job.requests, &lsn.to_string()]).await?;
                 self.enforce(sql, session, &job.plan, job.seen.as_deref(), lsn).await?;
                 Ok(Some((job.plan.clone(), job.seen.clone())))
@@ -98,12 +102,11 @@ impl Advance {
         Ok(())
     }
 
-    /// Indexes that the new plan looks up by, on mirrors that stay.
-    async fn index_what_stays(&self, sql: &Prepared<'_>, session: &Session, plan: &Plan) -> Result<()> {
+    /// Indexes that the new plan looks up by; a copy has its own already.
+    async fn index(&self, sql: &Prepared<'_>, session: &Session, plan: &Plan, copied: &[usize]) -> Result<()> {
         let there: Vec<String> = copy::indexes(session, &self.plan).await?.into_iter().map(|(_, sql)| sql).collect();
-        let stays = |table: usize| self.plan.tables.iter().any(|old| old.mirror == plan.tables[table].mirror);
         for (table, text) in copy::indexes(session, plan).await? {
-            if stays(table) && !there.contains(&text) {
+            if !copied.contains(&table) && !there.contains(&text) {
                 sql.run("index a mirror", &text).await?;
             }
         }
@@ -120,6 +123,8 @@ impl Advance {
         lsn: Lsn,
     ) -> Result<()> {
         store_plan(sql, plan, seen).await?;
+        sql.query("end a pause", pause::OVER, &[&lsn.to_string()]).await?;
+        sql.query("have old mirrors removed", NOTIFY, &[]).await?;
         sql.run("prepare to count", "SET LOCAL enable_seqscan = on").await?;
         sql.run("forget the counters", counters::EMPTY).await?;
         let mut progress = |line: String| tracing::info!("switching: {line}");
@@ -178,8 +183,8 @@ impl Advance {
                 let Adoption { before, plan, seen, requests } = *adoption;
                 let answered = if before == self.plan {
                     let why = "the mapping was changed".to_owned();
-                    let turn = Turn::InPlace(Box::new(InPlace { plan, seen, why, changes: Vec::new(), requests }));
-                    let piece = Piece { nets: Vec::new(), kept: Vec::new(), turn: Some(turn) };
+                    let turn = Turn::InPlace(Box::new(InPlace { plan, seen, why, rebuilds: Vec::new(), requests }));
+                    let piece = Piece { nets: Vec::new(), kept: Vec::new(), turn: Some(turn), pause: None };
                     self.group(sql, session, piece, &HashMap::new()).await?;
                     Ok(())
                 } else {

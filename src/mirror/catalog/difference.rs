@@ -38,6 +38,10 @@ pub(crate) enum Difference {
     Rewritten {
         member: String,
     },
+    /// Partitions, and not all of them, have other files: truncated, which the stream does not say of a partition alone.
+    PartitionsRewritten {
+        members: Vec<String>,
+    },
     /// Partitions came or went.
     Partitions {
         attached: Vec<Member>,
@@ -90,14 +94,14 @@ impl Difference {
             Self::Key { .. } | Self::Rewritten { .. } | Self::Partitions { .. } | Self::LabelRenamed { .. } => {
                 Follow::Refresh
             }
-            Self::Replaced { .. } | Self::Republished => Follow::Compare,
+            Self::Replaced { .. } | Self::Republished | Self::PartitionsRewritten { .. } => Follow::Compare,
             Self::Gone => Follow::Operator,
         }
     }
 
     /// One line for people, about the table of this name.
     pub(crate) fn what(&self, table: &Table) -> String {
-        let name = format!("{}.{}", table.schema, table.name);
+        let name = table.called();
         match self {
             Self::Gone => format!("{name} was dropped: its mirror stays as it was, and nothing new of it is seen"),
             Self::Replaced { .. } => {
@@ -119,6 +123,7 @@ impl Difference {
             Self::Identity { member } => format!("{member} has another replica identity than its key needs"),
             Self::Key { now } => format!("{name} has another primary key: ({})", now.join(", ")),
             Self::Rewritten { member } => format!("{member} was rewritten, which may have changed any of its rows"),
+            Self::PartitionsRewritten { members } => format!("{} truncated or rewritten", were(members)),
             Self::Partitions { attached, detached } => {
                 let attached: Vec<&str> = attached.iter().map(|member| member.name.as_str()).collect();
                 let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
@@ -139,7 +144,8 @@ impl Difference {
 
     /// What to type where it does not mend itself; `publication` is its name.
     pub(crate) fn fix(&self, table: &Table, publication: &str) -> Option<String> {
-        let name = format!("{}.{}", quote(&table.schema), quote(&table.name));
+        let (schema, name) = table.called().split_once('.').unwrap_or_default();
+        let name = format!("{}.{}", quote(schema), quote(name));
         match self {
             Self::Unpublished => Some(format!("ALTER PUBLICATION {} ADD TABLE {name}", quote(publication))),
             Self::Replaced { .. } => Some(format!(
@@ -179,7 +185,7 @@ pub(crate) fn differences(table: &Table, look: &Look) -> Vec<Difference> {
     let before =
         look.before.as_ref().filter(|before| before.oid == look.now.oid).and_then(|before| before.table.as_ref());
     let mut found = Vec::new();
-    if (&now.schema, &now.name) != (&table.schema, &table.name) {
+    if !now.named {
         found.push(Difference::Renamed { to: format!("{}.{}", quote(&now.schema), quote(&now.name)) });
     }
     standing(table, now, &mut found);
@@ -226,8 +232,22 @@ fn files(before: &Described, now: &Described, found: &mut Vec<Difference>) {
     if !attached.is_empty() || !detached.is_empty() {
         found.push(Difference::Partitions { attached, detached });
     }
-    let rewritten = now.members.iter().filter(|member| known(member).is_some_and(|old| old.storage != member.storage));
-    found.extend(rewritten.map(|member| Difference::Rewritten { member: member.name.clone() }));
+    let rewritten: Vec<&Member> =
+        now.members.iter().filter(|member| known(member).is_some_and(|old| old.storage != member.storage)).collect();
+    let stayed = now
+        .members
+        .iter()
+        .any(|member| known(member).is_some_and(|old| old.storage != 0 && old.storage == member.storage));
+    if stayed && !rewritten.is_empty() {
+        let members = rewritten.iter().map(|member| member.name.clone()).collect();
+        found.push(Difference::PartitionsRewritten { members });
+    } else {
+        found.extend(rewritten.iter().map(|member| Difference::Rewritten { member: member.name.clone() }));
+    }
+}
+
+fn were(names: &[String]) -> String {
+    format!("{} {}", names.join(", "), if names.len() == 1 { "was" } else { "were" })
 }
 
 fn labels(before: &Described, now: &Described, found: &mut Vec<Difference>) {

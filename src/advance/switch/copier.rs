@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::Client;
 
+use super::courtesy::giving_way;
 use super::job::Job;
 use super::place::needs_copies;
 use super::snapshot::Snapshot;
@@ -167,7 +168,7 @@ impl Copier<'_> {
         settle(session).await?;
         session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.context("begin a copy")?;
         let copy = Copy { session, plan: &plan, copied: &copied, attempt: &attempt, snapshot: &snapshot };
-        if let Err(error) = copy.fill(self.database, &requests).await {
+        if let Err(error) = giving_way(self.database, session, copy.fill(self.database, &requests)).await {
             session.batch_execute("ROLLBACK").await.context("give a copy up")?;
             return Err(error);
         }

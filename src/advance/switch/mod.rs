@@ -6,6 +6,7 @@
 
 mod advice;
 pub(crate) mod copier;
+mod courtesy;
 pub(crate) mod job;
 mod missed;
 mod pause;

@@ -91,9 +91,11 @@ impl Difference {
             Self::LabelAdded { .. } | Self::Renamed { .. } => Follow::Remember,
             Self::ColumnRenamed { .. } | Self::ColumnGone { .. } | Self::ColumnType { .. } => Follow::Stream,
             Self::Unpublished | Self::Refuses { .. } | Self::Identity { .. } => Follow::Mend,
-            Self::Key { .. } | Self::Rewritten { .. } | Self::Partitions { .. } | Self::LabelRenamed { .. } => {
-                Follow::Refresh
-            }
+            Self::ColumnAnew { .. }
+            | Self::Key { .. }
+            | Self::Rewritten { .. }
+            | Self::Partitions { .. }
+            | Self::LabelRenamed { .. } => Follow::Refresh,
             Self::Replaced { .. } | Self::Republished | Self::PartitionsRewritten { .. } => Follow::Compare,
             Self::Gone => Follow::Operator,
         }
@@ -136,6 +138,9 @@ impl Difference {
                 format!("{name}: column {from}, which the mapping reads, is called {to} now")
             }
             Self::ColumnGone { column } => format!("{name}: column {column}, which the mapping reads, was dropped"),
+            Self::ColumnAnew { column } => {
+                format!("{name}: column {column}, which the mapping reads, is another one now")
+            }
             Self::ColumnType { column, from, to } => {
                 format!("{name}: column {column} is of type {to} now, and was of {from}")
             }
@@ -275,7 +280,9 @@ fn columns(table: &Table, before: &Described, now: &Described, found: &mut Vec<D
                 to: one.type_name.clone(),
             }),
             Some(_) => {}
-            // Dropped; another one may have its name.
+            None if now.columns.iter().any(|one| one.name == old.name) => {
+                found.push(Difference::ColumnAnew { column: column.name.clone() });
+            }
             None => found.push(Difference::ColumnGone { column: column.name.clone() }),
         }
     }

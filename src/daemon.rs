@@ -3,6 +3,7 @@
 //! Everything that lasts is in the ledger, so a start is always the same: take the capture, load the checkpoint, go on.
 //! A new configuration takes effect in the same way: the parts stop in order and start again with it.
 
+mod catalog;
 mod control;
 mod house;
 mod observe;
@@ -53,6 +54,7 @@ pub(crate) async fn run(mut config: Config, mut control: Control) -> Result<()> 
                 systemd::keep_informed(&figures),
                 admin::serve(config.admin.listen, figures.clone()),
                 observe::watch(&database, &figures, config.capture.max_wal),
+                catalog::follow(&database, &figures),
                 house::keep(&database, &figures, config.ledger.retention),
             );
             std::future::pending::<Result<Request>>().await

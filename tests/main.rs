@@ -10,6 +10,7 @@ mod crashes;
 mod demo;
 mod endpoints;
 mod long_way;
+mod migrations;
 mod operators;
 mod oracle;
 mod outages;

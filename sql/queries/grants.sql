@@ -30,6 +30,12 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.switches TO {role};
 GRANT EXECUTE ON FUNCTION portalhook.request_copy(oid[], text), portalhook.announce_switch(text), portalhook.follow_mapping(),
     portalhook.show_entity(text, text[]) TO {role};
 
+-- What it remembers of the application's tables, and what it may have mended there: by functions that touch no others.
+GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.catalog TO {role};
+GRANT SELECT, UPDATE (key) ON portalhook.mapped_tables TO {role};
+GRANT EXECUTE ON FUNCTION portalhook.members(oid), portalhook.mapped_table(oid), portalhook.mend_identity(regclass),
+    portalhook.mend_publication(regclass) TO {role};
+
 -- Its version of the schema: a daemon refuses to run on one that it does not know.
 GRANT SELECT ON portalhook.migrations TO {role};
 

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::Notify;
+
 use crate::lsn::Lsn;
 
 /// Decides what may be confirmed. Pure; it only moves forward.
@@ -61,6 +63,7 @@ impl Progress {
 pub(crate) struct Positions {
     received: AtomicU64,
     confirmed: AtomicU64,
+    described: Notify,
 }
 
 impl Positions {
@@ -72,6 +75,15 @@ impl Positions {
     /// What the server was last told to forget.
     pub(crate) fn confirmed(&self) -> Lsn {
         Lsn(self.confirmed.load(Ordering::Relaxed))
+    }
+
+    /// Ends when the stream has described a table: at its first change, and whenever it was altered.
+    pub(crate) async fn described(&self) {
+        self.described.notified().await;
+    }
+
+    pub(super) fn set_described(&self) {
+        self.described.notify_one();
     }
 
     pub(super) fn set_received(&self, lsn: Lsn) {

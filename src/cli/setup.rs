@@ -15,6 +15,10 @@ pub(crate) struct Setup {
     /// Print the SQL that would run, and change nothing
     #[arg(long)]
     print_sql: bool,
+    /// Also make an event trigger that mends what a migration does to the stream (a dropped primary key, a table created anew)
+    /// inside the migration's own transaction; needs a superuser. Without it the daemon mends within seconds
+    #[arg(long)]
+    event_trigger: bool,
     /// Copy everything anew after the mapping changed or the slot was lost; changes in between give no events
     #[arg(long)]
     afresh: bool,
@@ -30,6 +34,7 @@ impl Setup {
             publication,
             slot,
             print_sql: self.print_sql,
+            event_trigger: self.event_trigger,
             afresh: self.afresh,
         };
         setup::run(&options, &mut std::io::stdout()).await

@@ -7,6 +7,9 @@ use super::database::{self, say};
 use super::table::{Align, bytes, clean, count, lines, span};
 use crate::config::Config;
 use crate::error::{Context as _, Error, Result};
+use crate::mapping::plan::Plan;
+use crate::mirror::catalog;
+use crate::session::Session;
 
 const STATUS: &str = include_str!("../../sql/queries/status.sql");
 
@@ -17,7 +20,7 @@ const STATUS: &str = include_str!("../../sql/queries/status.sql");
 #[command(after_help = "\
 The same in SQL: SELECT * FROM portalhook.endpoint_health; and recent_deliveries, pending, failures.
 
---json prints one object with the keys time, daemon {streaming, streaming_since, last_written_at}, slot {name, state,
+--json prints one object with the keys migrations, time, daemon {streaming, streaming_since, last_written_at}, slot {name, state,
 lag_bytes, lag_seconds, held_bytes}, position {lsn, events}, mirror {rows, tables}, switches, pending, failed, rows_not_evaluated,
 endpoints, failures, recent_deliveries. Keys are only ever added. For example:
   portalhook status --json | jq '.endpoints[] | select(.state != \"ok\")'
@@ -32,22 +35,48 @@ pub(crate) struct Options {
 /// Reads and prints.
 pub(crate) async fn run(options: &Options, config: &Config) -> Result<()> {
     let session = database::connect(config, "status").await?;
+    let tables = migrations(&session).await?;
     let row = session.query_opt(&spelled(STATUS), &[]).await.context("read the status")?;
     let row = row.ok_or_else(|| Error::usage("setup did not finish: run portalhook setup again"))?;
     let text: &str = row.get(0);
     if options.json {
         let version = env!("CARGO_PKG_VERSION");
         let rest = text.trim_start().strip_prefix('{').unwrap_or(text);
-        say(&format!("{{\"portalhook\" : \"{version}\", {rest}"));
+        let tables = Value::from(tables);
+        say(&format!("{{\"portalhook\" : \"{version}\", \"migrations\" : {tables}, {rest}"));
         return Ok(());
     }
     let status: Value =
         serde_json::from_str(text).map_err(|error| Error::failed(format!("the status cannot be read: {error}")))?;
     let now = seconds(&status["time"]).unwrap_or_default();
-    for line in screen(&status, now) {
+    let mut screen = screen(&status, now);
+    let place = screen.iter().position(String::is_empty).unwrap_or(screen.len());
+    screen.splice(place..place, tables.iter().map(|line| format!("migration  {}", clean(line, 300))));
+    for line in screen {
         say(&line);
     }
     Ok(())
+}
+
+/// What migrations of the application did to mirrored tables that is not followed yet.
+async fn migrations(session: &Session) -> Result<Vec<String>> {
+    let row = session
+        .query_opt("SELECT p.plan::text, c.publication FROM portalhook.plan AS p, portalhook.checkpoint AS c", &[])
+        .await
+        .context("read the plan")?;
+    // The plan of another version is for check to name.
+    let Some((plan, publication)) =
+        row.and_then(|row| Some((serde_json::from_str::<Plan>(row.get(0)).ok()?, row.get::<_, String>(1))))
+    else {
+        return Ok(Vec::new());
+    };
+    let looks = catalog::look(session, &plan, &publication).await?;
+    let of = |look: &catalog::Look| {
+        let table = &plan.tables[look.table];
+        let found = catalog::differences(table, look);
+        found.iter().map(|difference| difference.what(table)).collect::<Vec<_>>()
+    };
+    Ok(looks.iter().flat_map(of).collect())
 }
 
 /// `{at}` in the statement is a time as JSON has it.

@@ -2,8 +2,10 @@
 //! cannot work. Nothing is changed, and only what setup granted is needed.
 
 mod capture;
+mod catalog;
 mod feedback;
 mod mapping;
+
 mod role;
 pub(crate) mod server;
 mod tables;
@@ -116,6 +118,8 @@ async fn examine_tables(
         findings.extend(tables::examine(client, table, role).await?);
     }
     findings.extend(tables::mirrors(client, plan).await?);
+    findings.extend(catalog::examine(client, &config.capture.publication, plan).await?);
+    findings.push(catalog::event_trigger(client).await?);
     Ok(())
 }
 

@@ -12,12 +12,14 @@ const NEEDED: &str = "
         SELECT format('%s on portalhook.%s', privilege, name) AS what, has_table_privilege('portalhook.' || name, privilege) AS there
         FROM (VALUES ('checkpoint', 'UPDATE'), ('plan', 'SELECT'), ('routes', 'DELETE'), ('cursors', 'DELETE'), ('settled_ranges', 'INSERT'),
                      ('row_failures', 'INSERT'), ('operations', 'SELECT'), ('endpoints', 'SELECT'), ('secrets', 'SELECT'), ('mapping', 'SELECT'),
+                     ('catalog', 'UPDATE'), ('mapped_tables', 'SELECT'),
                      ('events', 'INSERT'), ('deliveries', 'UPDATE'), ('successes', 'INSERT'), ('recent_deliveries', 'SELECT'),
                      ('pending', 'SELECT'), ('failures', 'SELECT'), ('endpoint_health', 'SELECT')) AS n (name, privilege)
         UNION ALL
         SELECT 'EXECUTE on ' || name, has_function_privilege(name, 'EXECUTE')
         FROM (VALUES ('portalhook.secret(text)'), ('portalhook.test(bigint)'), ('portalhook.redeliver(text, bigint)'),
-                     ('portalhook.replay(bigint, timestamptz, timestamptz)'), ('portalhook.prepare_partitions(date, int)')) AS f (name)
+                     ('portalhook.replay(bigint, timestamptz, timestamptz)'), ('portalhook.prepare_partitions(date, int)'),
+                     ('portalhook.members(oid)'), ('portalhook.mend_identity(regclass)'), ('portalhook.mend_publication(regclass)')) AS f (name)
         UNION ALL
         SELECT 'ownership of portalhook.' || name, pg_has_role(relowner, 'USAGE')
         FROM (VALUES ('events'), ('deliveries'), ('successes')) AS o (name) JOIN pg_class ON oid = to_regclass('portalhook.' || name)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{count, counters};
+use super::{catalog, count, counters};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::layout::{literal, quote};
@@ -76,6 +76,8 @@ impl FirstCopy<'_> {
         for table in &self.plan.tables {
             copied.push(copy(client, table, progress).await?);
         }
+        let oids: Vec<u32> = self.plan.tables.iter().map(|table| table.oid).collect();
+        catalog::check_files(client, &oids).await?;
         for sql in self.plan.id_functions_sql() {
             client.batch_execute(&sql).await.context("create the functions that compute ids")?;
         }
@@ -104,6 +106,8 @@ impl FirstCopy<'_> {
     /// The plan, and where the stream begins.
     async fn record(&self, client: &Client, lsn: Lsn) -> Result<()> {
         store_plan(client, self.plan).await?;
+        client.batch_execute("DELETE FROM portalhook.catalog").await.context("forget the old mirror's tables")?;
+        catalog::remember_all(client, self.plan, self.publication).await?;
         client
             .execute(
                 CHECKPOINT,

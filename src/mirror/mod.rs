@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod array;
 mod bag;
 pub(crate) mod cache;
+pub(crate) mod catalog;
 pub(crate) mod copy;
 pub(crate) mod count;
 pub(crate) mod counters;

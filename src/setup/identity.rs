@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use super::followed;
 use super::publication::{patiently, shown};
 use super::script::{Script, fix};
 use crate::error::{Context as _, Error, Result};
@@ -76,7 +77,8 @@ pub(crate) async fn prepare(client: &Client, plan: &Plan, script: &mut Script<'_
         let mut changed = 0;
         for member in members(client, table).await?.iter().filter(|member| member.identity != "f") {
             let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL", member.name);
-            patiently(client, &sql, "set a replica identity", script).await?;
+            let noted = followed::made_full_sql(table);
+            patiently(client, &format!("{sql}; {noted}"), "set a replica identity", script).await?;
             changed += 1;
         }
         let done = if changed == 0 { "already FULL" } else { "set to FULL" };

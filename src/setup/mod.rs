@@ -3,6 +3,7 @@
 //! Every step is idempotent and says in one line what it did. Nothing is changed before the mapping was checked.
 
 mod choose;
+pub(crate) mod followed;
 mod identity;
 mod mapping;
 pub(crate) mod migrations;
@@ -44,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) slot: Option<String>,
     /// Print the SQL and change nothing.
     pub(crate) print_sql: bool,
+    /// Make the event trigger that mends what a migration does to the stream at once.
+    pub(crate) event_trigger: bool,
     /// Copy everything anew although events between the old mirror and the new one are lost.
     pub(crate) afresh: bool,
 }
@@ -91,8 +94,10 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         Standing::Whole | Standing::Reworded | Standing::Nothing { .. } | Standing::Changed { .. } => None,
     };
     mapping::grant(&admin, &server, &role, &chosen.plan, before, &mut script).await?;
+    followed::store(&admin, &chosen.plan, &options.publication, &mut script).await?;
     identity::prepare(&admin, &chosen.plan, &mut script).await?;
     publication::prepare(&admin, &chosen.plan, kept, &options.publication, &mut script).await?;
+    followed::event_trigger(&admin, options.event_trigger, &mut script).await?;
     if switches {
         // The daemon may act on it at once: what it needs is there.
         mapping::announce(&admin, &chosen, &mut script).await?;

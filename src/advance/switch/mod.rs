@@ -7,12 +7,13 @@
 mod advice;
 pub(crate) mod copier;
 pub(crate) mod job;
+mod large;
 mod pause;
 pub(super) mod place;
 mod rebuild;
 pub(super) mod relation;
 pub(crate) mod snapshot;
-mod turn;
+pub(super) mod turn;
 
 use tokio::sync::oneshot;
 

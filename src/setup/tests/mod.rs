@@ -35,6 +35,7 @@ fn options(server: &Throwaway) -> Options {
         publication: "portalhook".to_owned(),
         slot: None,
         print_sql: false,
+        event_trigger: false,
         afresh: false,
     }
 }

@@ -1,0 +1,219 @@
+//! Follows the application's migrations: looks at the catalog every few seconds, and whenever the stream describes a table
+//! anew; says each difference once, has mended what stands in the application's way, and has copied afresh what changed
+//! without a word in the stream.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::figures::{Figures, State};
+use crate::mapping::plan::{Plan, Table};
+use crate::mirror::catalog::{self, Difference, Follow, Look, differences};
+use crate::session::{self, Database, Session};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// The same while somebody's lock is in the way of mending.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The look takes no lock; what it asks about sizes must not wait behind a migration.
+const SETTINGS: &str = "SET jit = off; SET lock_timeout = '1s'";
+
+/// Never ends; a fault is told at debug level and tried again: the parts that work meet the same fault, and tell it.
+pub(super) async fn follow(database: &Database, figures: &Figures) {
+    drop(figures.follow().wait_for(|state| *state == State::Streaming).await);
+    let mut follower = Follower::default();
+    loop {
+        let wait = match follower.look(database).await {
+            Ok(blocked) => {
+                if blocked {
+                    SOON
+                } else {
+                    EVERY
+                }
+            }
+            Err(error) => {
+                tracing::debug!("{error:?}");
+                follower.session = None;
+                EVERY
+            }
+        };
+        tokio::select! {
+            () = figures.positions.described() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// What is kept between two looks.
+#[derive(Default)]
+struct Follower {
+    session: Option<Session>,
+    plan: Option<(String, Plan)>,
+    /// Lines that were written and still hold.
+    told: HashSet<String>,
+}
+
+impl Follower {
+    /// One look and what follows from it; whether somebody's lock was in the way.
+    async fn look(&mut self, database: &Database) -> Result<bool> {
+        let session = match self.session.take() {
+            Some(session) if !session.is_closed() => session,
+            _ => {
+                let session = session::connect(database, "portalhook catalog").await?;
+                session.batch_execute(SETTINGS).await.context("prepare the session")?;
+                session
+            }
+        };
+        let publication = self.load(&session).await?;
+        let Some((_, plan)) = &self.plan else { return Ok(false) };
+        let mut round = Round { session: &session, publication: &publication, told: Vec::new(), blocked: false };
+        for look in catalog::look(&session, plan, &publication).await? {
+            round.table(&plan.tables[look.table], &look).await?;
+        }
+        let Round { told, blocked, .. } = round;
+        for (is_bad, line) in &told {
+            if !self.told.contains(line) {
+                if *is_bad { tracing::warn!("{line}") } else { tracing::info!("{line}") }
+            }
+        }
+        self.told = told.into_iter().map(|(_, line)| line).collect();
+        self.session = Some(session);
+        Ok(blocked)
+    }
+
+    /// The plan that runs, read again only where it is another; gives the publication.
+    async fn load(&mut self, session: &Session) -> Result<String> {
+        let known = self.plan.as_ref().map_or("", |(version, _)| version.as_str());
+        let row = session
+            .query_one(
+                "SELECT p.xmin::text, CASE WHEN p.xmin::text <> $1 THEN p.plan::text END, c.publication
+                 FROM portalhook.plan AS p, portalhook.checkpoint AS c",
+                &[&known],
+            )
+            .await
+            .context("read the plan")?;
+        if let Some(json) = row.get::<_, Option<&str>>(1) {
+            let plan =
+                serde_json::from_str(json).map_err(|error| Error::because(Kind::Failed, "read the plan", error))?;
+            self.plan = Some((row.get(0), plan));
+        }
+        Ok(row.get(2))
+    }
+}
+
+/// One look at all tables.
+struct Round<'a> {
+    session: &'a Session,
+    publication: &'a str,
+    /// Lines, and whether somebody should look.
+    told: Vec<(bool, String)>,
+    blocked: bool,
+}
+
+impl Round<'_> {
+    async fn table(&mut self, table: &Table, look: &Look) -> Result<()> {
+        let mut found = differences(table, look);
+        let mut kept = Vec::with_capacity(found.len());
+        for difference in found.drain(..) {
+            if !self.is_empty_partition(&difference).await? {
+                kept.push(difference);
+            }
+        }
+        for difference in &kept {
+            match difference.follow() {
+                Follow::Mend => self.mend(table, look, difference).await?,
+                Follow::Compare | Follow::Refresh => self.copy(table, difference).await?,
+                Follow::Operator => self.tell(table, difference, true, ""),
+                Follow::Remember | Follow::Stream => self.tell(table, difference, false, ""),
+            }
+        }
+        let harmless = kept.iter().all(|difference| matches!(difference.follow(), Follow::Remember | Follow::Mend));
+        if harmless && look.before.as_ref() != Some(&look.now) {
+            catalog::remember(self.session, &table.mirror, &look.now).await?;
+        }
+        Ok(())
+    }
+
+    /// New partitions that hold nothing change nothing: what is written into them is in the stream.
+    async fn is_empty_partition(&self, difference: &Difference) -> Result<bool> {
+        let Difference::Partitions { attached, detached } = difference else { return Ok(false) };
+        if !detached.is_empty() {
+            return Ok(false);
+        }
+        let oids: Vec<u32> = attached.iter().map(|member| member.oid).collect();
+        let row = self
+            .session
+            .query_one(
+                "SELECT coalesce(sum(coalesce(pg_relation_size(oid), 1)), 0) = 0 FROM unnest($1::oid[]) AS oid",
+                &[&oids],
+            )
+            .await
+            .context("look at new partitions")?;
+        Ok(row.get(0))
+    }
+
+    async fn mend(&mut self, table: &Table, look: &Look, difference: &Difference) -> Result<()> {
+        let function = if *difference == Difference::Unpublished { "mend_publication" } else { "mend_identity" };
+        match self.call(function, look.now.oid).await? {
+            Mended::Done(sql) if sql.is_empty() => {}
+            Mended::Done(sql) => self.tell(table, difference, false, &format!("; mended by {sql}")),
+            Mended::Blocked => {
+                self.blocked = true;
+                self.tell(table, difference, true, "; a lock is in the way of mending it, trying again");
+            }
+            Mended::Refused(why) => self.tell(table, difference, true, &format!(" ({why})")),
+        }
+        Ok(())
+    }
+
+    async fn copy(&mut self, table: &Table, difference: &Difference) -> Result<()> {
+        if let Difference::Replaced { by } = difference {
+            match self.call("mend_publication", *by).await? {
+                Mended::Done(_) => {}
+                Mended::Blocked => {
+                    self.blocked = true;
+                    return Ok(());
+                }
+                Mended::Refused(why) => {
+                    self.tell(table, difference, true, &format!(" ({why})"));
+                    return Ok(());
+                }
+            }
+        }
+        self.tell(table, difference, true, "; portalhook setup --afresh copies it anew");
+        Ok(())
+    }
+
+    /// Calls a function that mends; what it says is for people.
+    async fn call(&self, function: &str, oid: u32) -> Result<Mended> {
+        let sql = format!("SELECT portalhook.{function}($1::oid::regclass)");
+        match self.session.query_one(&sql, &[&oid]).await {
+            Ok(row) => Ok(Mended::Done(row.get(0))),
+            Err(error) => match error.as_db_error() {
+                Some(said) if *said.code() == SqlState::LOCK_NOT_AVAILABLE => Ok(Mended::Blocked),
+                Some(said) => Ok(Mended::Refused(said.message().to_owned())),
+                None => Err(error).context("mend a table of the application"),
+            },
+        }
+    }
+
+    fn tell(&mut self, table: &Table, difference: &Difference, is_bad: bool, more: &str) {
+        let fix = if is_bad { difference.fix(table, self.publication) } else { None };
+        let fix = fix.map(|fix| format!(": {fix}")).unwrap_or_default();
+        self.told.push((is_bad, format!("{}{more}{fix}", difference.what(table))));
+    }
+}
+
+/// What came of mending.
+enum Mended {
+    /// The statements that were run.
+    Done(String),
+    /// By somebody's lock.
+    Blocked,
+    /// By PostgreSQL, which says why.
+    Refused(String),
+}

@@ -1,0 +1,188 @@
+//! The application's migrations, while portalhook is set up and runs: all of them succeed, and what the mapping reads is
+//! followed.
+
+use crate::support::cluster::Database;
+use crate::support::portal::Portal;
+use crate::support::process;
+use crate::support::receiver::Receiver;
+
+const SCHEMA: &str = include_str!("../sql/demo/portal.sql");
+const VIEWS: &str = include_str!("../sql/demo/views.sql");
+
+/// What an application's migration tool sets: a statement that waits for a lock of ours longer than this fails.
+const PATIENCE: &str = "SET lock_timeout = '1s';";
+
+/// Setup with `--event-trigger`.
+fn with_event_trigger(portal: &Portal) {
+    let config = portal.config().display().to_string();
+    let admin = portal.database.owner_url();
+    let output = process::output(&["--config", &config, "setup", "--admin-url", &admin, "--event-trigger"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("event trigger portalhook_mend: mends mapped tables"));
+}
+
+fn check(portal: &Portal) -> String {
+    String::from_utf8_lossy(&portal.command(&["check"]).stdout).into_owned()
+}
+
+#[test]
+fn a_dropped_primary_key_is_mended_by_the_daemon_and_its_return_too() {
+    let portal = Portal::sample_with("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49);");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql("ALTER TABLE votes DROP CONSTRAINT votes_pkey");
+    daemon.wait_for_line("mended by ALTER TABLE public.votes REPLICA IDENTITY FULL");
+    portal.sql(
+        "UPDATE votes SET user_id = 48 WHERE id = 1;
+         INSERT INTO votes (id, post_id, user_id) VALUES (2, 99, 49);
+         DELETE FROM votes WHERE id = 1;",
+    );
+    assert_eq!(
+        portal.event_names(&receiver, endpoint),
+        ["vote.deleted 1", "vote.created 1", "vote.created 2", "vote.deleted 1"]
+    );
+    portal.sql("ALTER TABLE votes ADD PRIMARY KEY (id)");
+    daemon.wait_for_line("mended by ALTER TABLE public.votes REPLICA IDENTITY DEFAULT");
+    portal.sql("UPDATE votes SET user_id = 48 WHERE id = 2; DELETE FROM votes;");
+    assert_eq!(portal.event_names(&receiver, endpoint)[4..], ["vote.deleted 2", "vote.created 2", "vote.deleted 2"]);
+}
+
+#[test]
+fn with_the_event_trigger_no_update_fails_whatever_becomes_of_the_key() {
+    let portal = Portal::sample_with(
+        "INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49);
+         CREATE ROLE owner_of_the_portal; GRANT owner_of_the_portal TO CURRENT_USER;
+         GRANT CREATE ON SCHEMA public TO owner_of_the_portal; ALTER TABLE votes OWNER TO owner_of_the_portal; GRANT SELECT ON posts, users TO owner_of_the_portal;",
+    );
+    assert!(check(&portal).contains("pass  no event trigger: after a migration that drops a primary key"));
+    with_event_trigger(&portal);
+    assert!(check(&portal).contains("pass  the event trigger portalhook_mend mends what migrations do at once"));
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let _daemon = portal.run();
+    // As the application's owner, who may nothing of ours.
+    portal.sql(
+        "SET ROLE owner_of_the_portal; SET client_min_messages = error;
+         BEGIN; ALTER TABLE votes DROP CONSTRAINT votes_pkey; UPDATE votes SET user_id = 48 WHERE id = 1; COMMIT;
+         UPDATE votes SET user_id = 49 WHERE id = 1;
+         ALTER TABLE votes ADD PRIMARY KEY (id);
+         UPDATE votes SET user_id = 48 WHERE id = 1;
+         BEGIN; ALTER TABLE votes DROP CONSTRAINT votes_pkey; ALTER TABLE votes ADD PRIMARY KEY (id); COMMIT;
+         DELETE FROM votes;",
+    );
+    let [there, back] = [["vote.deleted 1", "vote.created 1"]; 2].map(|pair| pair.to_vec());
+    assert_eq!(portal.event_names(&receiver, endpoint), [there, back.clone(), back, vec!["vote.deleted 1"]].concat());
+    assert_eq!(portal.sql("SELECT relreplident FROM pg_class WHERE oid = 'votes'::regclass"), "d");
+    portal.sql("RESET ROLE; DROP EVENT TRIGGER portalhook_mend; REASSIGN OWNED BY owner_of_the_portal TO CURRENT_USER; DROP OWNED BY owner_of_the_portal; DROP ROLE owner_of_the_portal;");
+}
+
+#[test]
+fn an_event_trigger_that_cannot_work_fails_no_migration() {
+    let portal = Portal::sample();
+    with_event_trigger(&portal);
+    for harm in [
+        "DROP PUBLICATION portalhook; ALTER TABLE votes DROP CONSTRAINT votes_pkey",
+        "DROP TABLE portalhook.mapped_tables CASCADE; ALTER TABLE comments DROP CONSTRAINT comments_pkey",
+        "DROP FUNCTION portalhook.mend_identity; ALTER TABLE users DROP CONSTRAINT users_pkey CASCADE",
+        "DROP SCHEMA portalhook CASCADE; CREATE TABLE another (id int)",
+    ] {
+        portal.sql(&format!("SET client_min_messages = error; {harm}; UPDATE posts SET views = views + 1;"));
+    }
+    assert_eq!(portal.sql("SELECT count(*) FROM pg_event_trigger"), "0");
+}
+
+#[test]
+fn a_table_that_left_the_publication_is_put_back() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql("ALTER PUBLICATION portalhook DROP TABLE votes");
+    daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE public.votes");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+}
+
+#[test]
+fn mending_waits_behind_nobody_for_long_and_touches_only_the_mapping() {
+    let portal = Portal::sample_with("CREATE TABLE private (id int); CREATE ROLE nobody_at_all;");
+    let role = portal.database.role();
+    for (sql, why) in [
+        ("SELECT portalhook.mend_publication('private')", "private is not a table of the mapping"),
+        ("SELECT portalhook.mend_identity('pg_class')", "pg_class is not a table of the mapping"),
+        (
+            "INSERT INTO portalhook.mapped_tables VALUES ('public', 'private', 'private'::regclass, '{id}', '{}', 'portalhook')",
+            "permission denied",
+        ),
+        ("UPDATE portalhook.mapped_tables SET table_name = 'private'", "permission denied"),
+    ] {
+        let error = portal.database.sql_error(&format!("SET ROLE {role}; {sql}"));
+        assert!(error.contains(why), "{sql}: {error}");
+    }
+    let error = portal.database.sql_error("SET ROLE nobody_at_all; SELECT portalhook.mend_publication('votes')");
+    assert!(error.contains("permission denied"), "{error}");
+    portal.sql("DROP ROLE nobody_at_all");
+    let daemon = portal.run();
+    // A reader holds the table: mending would need to wait for it, and everybody else would wait for the mending.
+    let reader = Reader::of(&portal, "votes");
+    portal.sql("ALTER PUBLICATION portalhook DROP TABLE comments");
+    daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE public.comments");
+    portal.sql(&format!("{PATIENCE} SELECT count(*) FROM votes;"));
+    drop(reader);
+}
+
+/// A session of the application that holds ACCESS SHARE on a table.
+struct Reader {
+    runtime: tokio::runtime::Runtime,
+    client: Option<tokio_postgres::Client>,
+}
+
+impl Reader {
+    fn of(portal: &Portal, table: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let client = runtime.block_on(async {
+            let url = portal.database.owner_url();
+            let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connect");
+            tokio::spawn(connection);
+            client.batch_execute(&format!("BEGIN; SELECT FROM {table}")).await.expect("read");
+            client
+        });
+        Self { runtime, client: Some(client) }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        drop(self.client.take());
+        let _entered = self.runtime.enter();
+    }
+}
+
+#[test]
+fn many_tables_and_columns_beside_ours_slow_nothing_down() {
+    let many = "
+        SELECT format('CREATE TABLE other_%s (id int PRIMARY KEY, a text, b text)', n) FROM generate_series(1, 2000) AS n \\gexec
+        SELECT format('ALTER TABLE posts %s', string_agg(format('ADD COLUMN c%s int', n), ', ')) FROM generate_series(1, 1500) AS n \\gexec
+        VACUUM ANALYZE pg_class, pg_attribute, pg_index;";
+    let portal = Portal::without_setup(Database::create(), &format!("{SCHEMA}\n{many}"));
+    portal.setup(VIEWS);
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*,vote.*}'");
+    let daemon = portal.run();
+    portal.sql(
+        "INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49);
+         ALTER TABLE other_7 RENAME TO other; ALTER TABLE posts DROP COLUMN c7; UPDATE posts SET c8 = 1, title = 'Wide' WHERE id = 99;",
+    );
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "post.updated 99"]);
+    assert!(check(&portal).contains("failures: 0"), "{}", check(&portal));
+    daemon.terminate();
+    // What the look at the catalog costs, as the server has counted it.
+    let slow = portal.sql(
+        "CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
+         SELECT round(min_exec_time), left(query, 60) FROM pg_stat_statements
+         WHERE query LIKE '%What the catalog said%' AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND min_exec_time > 50",
+    );
+    assert_eq!(slow, "", "milliseconds of a look");
+}

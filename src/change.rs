@@ -78,6 +78,16 @@ pub(crate) enum Change {
     },
 }
 
+/// Committed transactions as capture hands them on: whole, or in pieces where one is too large for memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    Whole(Transaction),
+    /// Changes of a large transaction, of which more follow; nothing else comes in between. It has committed.
+    Part(Vec<Change>),
+    /// The last changes of a large transaction, maybe none.
+    Last(Transaction),
+}
+
 /// A committed transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Transaction {

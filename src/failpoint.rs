@@ -27,6 +27,27 @@ pub(crate) fn hit(name: &str) {
     }
 }
 
+/// A limit called `name`, which a test can lower: `PORTALHOOK_LIMITS=part:300,page:2`.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub(crate) const fn limit(_name: &str, usual: usize) -> usize {
+    usual
+}
+
+/// A limit called `name`, or what `PORTALHOOK_LIMITS` says.
+#[cfg(feature = "failpoints")]
+pub(crate) fn limit(name: &str, usual: usize) -> usize {
+    use std::collections::HashMap;
+    use std::sync::LazyLock;
+
+    static LOWERED: LazyLock<HashMap<String, usize>> = LazyLock::new(|| {
+        let text = std::env::var("PORTALHOOK_LIMITS").unwrap_or_default();
+        let limits = text.split(',').filter_map(|limit| limit.split_once(':'));
+        limits.filter_map(|(name, limit)| Some((name.to_owned(), limit.parse().ok()?))).collect()
+    });
+    LOWERED.get(name).copied().unwrap_or(usual)
+}
+
 /// `name` or `name:n`.
 #[cfg(any(test, feature = "failpoints"))]
 fn parse(text: &str) -> (String, u64) {

@@ -102,10 +102,11 @@ impl Round {
         let turn = usize::try_from(seed).expect("a small number") + how as usize;
         let mapping = Mapping::ALL[turn % Mapping::ALL.len()];
         let fold = turn % 4 == 1;
-        let name = format!(
-            "{how:?} PORTALHOOK_ORACLE_SEED={seed} PORTALHOOK_ORACLE_TRANSACTIONS={transactions} {mapping:?} fold: {fold}"
-        );
         let mut random = Random(seed * 1000 + how as u64);
+        let limits = limits(&mut random);
+        let name = format!(
+            "{how:?} PORTALHOOK_ORACLE_SEED={seed} PORTALHOOK_ORACLE_TRANSACTIONS={transactions} {mapping:?} fold: {fold} {limits}"
+        );
         let portal = Portal::new(include_str!("oracle/schema.sql"), &mapping.views());
         let receivers = [Receiver::scripted(loses_some), Receiver::start(), Receiver::start()];
         let mut endpoints = vec![
@@ -113,8 +114,8 @@ impl Round {
             portal.endpoint_with(&receivers[1], "portal, events", "'2', '{post.*,vote.*,comment.*}'"),
         ];
         Places::watch(&portal);
-        let cascades = [("PORTALHOOK_MAPPING__CASCADES", if fold { "fold" } else { "emit" })];
-        let start = || portal.spawn(&cascades);
+        let cascades = ("PORTALHOOK_MAPPING__CASCADES", if fold { "fold" } else { "emit" });
+        let start = || portal.spawn(&[cascades, ("PORTALHOOK_LIMITS", &limits)]);
         let mut daemon = (how != Daemon::Late).then(start);
         if let Some(daemon) = &daemon {
             daemon.wait_for_line("streaming");
@@ -274,6 +275,14 @@ fn differing_rows(committed: &Committed) -> String {
         }
     }
     rows
+}
+
+/// From how many bytes on a transaction is too large for memory, and in which pages it is worked on then: in half of the
+/// histories some of them are, or all.
+fn limits(random: &mut Random) -> String {
+    const PARTS: [usize; 8] = [1, 1, 500, 2000, 1 << 20, 1 << 20, 1 << 20, 1 << 20];
+    const PAGES: [usize; 4] = [1, 2, 5, 500];
+    format!("part:{},page:{}", PARTS[random.below(PARTS.len())], PAGES[random.below(PAGES.len())])
 }
 
 /// Some deliveries arrive twice.

@@ -220,7 +220,8 @@ fn what_the_mapping_does_not_name_may_change_as_it_likes() {
     portal.sql(&vote(2));
     portal.sql("ALTER TABLE posts ALTER COLUMN seen TYPE bigint; UPDATE posts SET seen = 5; UPDATE posts SET status = 'planned' WHERE id = 99");
     assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "vote.created 2", "post.status_changed 99"]);
-    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches"), "0");
+    // A table that was rewritten is copied afresh, whatever was rewritten in it.
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE kind <> 'copy'"), "0");
     assert!(!daemon.said().iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{:?}", daemon.said());
     mirror_equals_tables(&portal);
 }
@@ -314,8 +315,10 @@ fn a_dropped_column_pauses_the_stream_and_another_one_takes_its_place() {
     assert_eq!(maybe(&events[3], "/post/description"), "new");
     assert_eq!(maybe(&events[3], "/post/views"), Value::Null);
     assert_eq!(
-        portal.sql("SELECT string_agg(kind || ' ' || state, ',') FROM portalhook.switches"),
-        "pause done,mapping done"
+        portal.sql(
+            "SELECT string_agg(kind || ' ' || state, ',' ORDER BY kind) FROM portalhook.switches WHERE kind <> 'copy'"
+        ),
+        "mapping done,pause done"
     );
     mirror_equals_tables(&portal);
 }

@@ -172,28 +172,15 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION portalhook.mend_publication IS 'Publishes a table that the mapping names, also one that was created anew under that name, with an identity that takes updates, and lets the daemon''s role read the mapped columns; returns the statements that it ran. The daemon calls it.';
 
--- After a change of the mapping. Its text decides, which the daemon cannot write; the columns are those that it was given.
-CREATE FUNCTION portalhook.follow_tables() RETURNS void
+-- After a change of the mapping; portalhook.follow_mapping adds what it newly names. Its text decides, which the daemon cannot write.
+CREATE FUNCTION portalhook.forget_tables() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    role        name := (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'portalhook.events'::regclass);
-    publication text := (SELECT m.publication FROM portalhook.mapped_tables AS m LIMIT 1);
 BEGIN
-    WITH named AS (
-        SELECT n.nspname, c.relname, c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-        WHERE c.oid IN (SELECT relation FROM portalhook.mapped_columns()) AND c.relkind IN ('r', 'p')
-          AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'portalhook', 'portalhook_mirror')
-    ), forgotten AS (
-        DELETE FROM portalhook.mapped_tables AS m WHERE (m.schema_name, m.table_name) NOT IN (SELECT nspname, relname FROM named)
-    )
-    INSERT INTO portalhook.mapped_tables AS m (schema_name, table_name, oid, columns, key, publication)
-    SELECT nspname, relname, oid,
-           ARRAY(SELECT a.attname::text FROM pg_attribute AS a WHERE a.attrelid = named.oid AND a.attnum > 0 AND NOT a.attisdropped
-                 AND has_column_privilege(role, named.oid, a.attnum, 'SELECT') ORDER BY a.attnum), '{}', publication
-    FROM named
-    ON CONFLICT (schema_name, table_name) DO UPDATE SET oid = excluded.oid, columns = excluded.columns;
+    DELETE FROM portalhook.mapped_tables AS m
+    WHERE NOT EXISTS (SELECT FROM portalhook.mapped_columns() AS u JOIN pg_class AS c ON c.oid = u.relation
+                      JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = m.schema_name AND c.relname = m.table_name);
 END $$;
-COMMENT ON FUNCTION portalhook.follow_tables IS 'Internal: writes portalhook.mapped_tables anew after the mapping was changed. The daemon calls it.';
+COMMENT ON FUNCTION portalhook.forget_tables IS 'Internal: takes tables that the mapping does not name any more out of portalhook.mapped_tables. The daemon calls it.';
 
 -- Optional (portalhook setup --event-trigger): the same inside the application's own transaction. It never fails it.
 CREATE FUNCTION portalhook.mend_after_ddl() RETURNS event_trigger
@@ -227,7 +214,7 @@ END $$;
 COMMENT ON FUNCTION portalhook.mend_after_ddl IS 'Internal: event trigger function. portalhook setup --event-trigger makes the event trigger portalhook_mend; DROP EVENT TRIGGER portalhook_mend removes it.';
 
 REVOKE ALL ON FUNCTION portalhook.members(oid), portalhook.mapped_table(oid), portalhook.mend_identity(regclass),
-    portalhook.mend_publication(regclass), portalhook.follow_tables(), portalhook.mend_after_ddl() FROM PUBLIC;
+    portalhook.mend_publication(regclass), portalhook.forget_tables(), portalhook.mend_after_ddl() FROM PUBLIC;
 
 ALTER TABLE portalhook.switches ADD COLUMN compared oid[] NOT NULL DEFAULT '{}';
 COMMENT ON COLUMN portalhook.switches.compared IS 'Those of the tables whose changes the stream did not carry for a while: what differs at the switch gives events.';

@@ -25,7 +25,7 @@ use crate::mirror::prepared::Prepared;
 use crate::route::Routed;
 
 /// What `now()` means in the mapping's SELECTs until the group ends or another transaction says otherwise.
-async fn tell_time(sql: &Prepared<'_>, net: &Net) -> Result<()> {
+pub(super) async fn tell_time(sql: &Prepared<'_>, net: &Net) -> Result<()> {
     let time = jiff::Timestamp::from_microsecond(net.commit_micros)
         .map_err(|error| Error::because(Kind::Failed, "read a commit time", error))?;
     sql.query("tell the time", "SELECT set_config($1, $2, true)", &[&COMMIT_TIME, &time.to_string()]).await?;
@@ -34,9 +34,9 @@ async fn tell_time(sql: &Prepared<'_>, net: &Net) -> Result<()> {
 
 /// What one transaction of the batch comes to.
 #[derive(Default)]
-struct Happened {
-    events: Vec<Event>,
-    counts: Vec<(Entity, Box<str>, i64)>,
+pub(super) struct Happened {
+    pub(super) events: Vec<Event>,
+    pub(super) counts: Vec<(Entity, Box<str>, i64)>,
 }
 
 impl Happened {
@@ -44,11 +44,50 @@ impl Happened {
     fn mute(&mut self, net: &Net, operations: &HashMap<i64, Operation>) {
         for at in &net.operations {
             if let Some(Operation::Mute { reason }) = operations.get(&at.number) {
-                let reason = reason.as_deref().unwrap_or("no reason given");
-                tracing::info!(xid = net.xid, "muted: {} events are not told ({reason})", self.events.len());
+                say_muted(net, self.events.len(), reason.as_deref());
                 self.events.clear();
                 return;
             }
+        }
+    }
+}
+
+pub(super) fn say_muted(net: &Net, events: usize, reason: Option<&str>) {
+    let reason = reason.unwrap_or("no reason given");
+    tracing::info!(xid = net.xid, "muted: {events} events are not told ({reason})");
+}
+
+/// The posts, users and portals that some events name.
+#[derive(Default)]
+pub(super) struct Named {
+    pub(super) posts: HashSet<Box<str>>,
+    pub(super) users: HashSet<Box<str>>,
+    pub(super) portals: HashSet<Box<str>>,
+}
+
+impl Named {
+    pub(super) fn by_events<'e>(events: impl Iterator<Item = &'e Event>) -> Self {
+        let mut named = Self::default();
+        for event in events {
+            let entry = &event.entry;
+            if event.entity == Entity::Posts {
+                named.users.extend(entry.reference(0).map(Box::from));
+                named.portals.extend(entry.reference(1).map(Box::from));
+            } else {
+                named.posts.extend(entry.reference(0).map(Box::from));
+                named.users.extend(entry.reference(1).map(Box::from));
+            }
+        }
+        named
+    }
+
+    /// Adds what the posts name: those of transaction number `number`'s votes and comments.
+    pub(super) fn by_posts(&mut self, events: &[Event], surroundings: &Surroundings, number: usize) {
+        for event in events.iter().filter(|event| event.entity != Entity::Posts) {
+            let Some(id) = event.entry.reference(0) else { continue };
+            let Some(Seen { entry: post, .. }) = surroundings.see(Entity::Posts, id, number) else { continue };
+            self.users.extend(post.reference(0).map(Box::from));
+            self.portals.extend(post.reference(1).map(Box::from));
         }
     }
 }
@@ -89,6 +128,9 @@ impl Advance {
         group.failures.extend(failures.into_iter().map(|failure| (lsn, failure)));
         for (number, (net, happened)) in nets.iter().zip(happened).enumerate() {
             self.tell(number, net, happened, &surroundings, operations, group);
+            if group.is_full() {
+                group.flush(sql, &self.plan, &self.day).await?;
+            }
         }
         Ok(())
     }
@@ -136,29 +178,13 @@ impl Advance {
         surroundings: &mut Surroundings,
         failures: &mut Vec<crate::mirror::evaluate::RowFailure>,
     ) -> Result<()> {
-        let mut posts = HashSet::new();
-        let mut users = HashSet::new();
-        let mut portals = HashSet::new();
-        for event in happened.iter().flat_map(|happened| &happened.events) {
-            let entry = &event.entry;
-            if event.entity == Entity::Posts {
-                users.extend(entry.reference(0).map(Box::from));
-                portals.extend(entry.reference(1).map(Box::from));
-            } else {
-                posts.extend(entry.reference(0).map(Box::from));
-                users.extend(entry.reference(1).map(Box::from));
-            }
-        }
-        let wanted = [(Entity::Posts, posts)];
+        let mut named = Named::by_events(happened.iter().flat_map(|happened| &happened.events));
+        let wanted = [(Entity::Posts, std::mem::take(&mut named.posts))];
         surroundings.look_up(sql, &self.selects, &mut self.cache, &wanted, failures).await?;
         for (number, happened) in happened.iter().enumerate() {
-            for event in happened.events.iter().filter(|event| event.entity != Entity::Posts) {
-                let Some(id) = event.entry.reference(0) else { continue };
-                let Some(Seen { entry: post, .. }) = surroundings.see(Entity::Posts, id, number) else { continue };
-                users.extend(post.reference(0).map(Box::from));
-                portals.extend(post.reference(1).map(Box::from));
-            }
+            named.by_posts(&happened.events, surroundings, number);
         }
+        let Named { users, portals, .. } = named;
         let counted: HashSet<Box<str>> = users
             .iter()
             .cloned()
@@ -205,23 +231,27 @@ impl Advance {
             self.change_routes(what, group);
         }
         for (_, operation, what) in &operations {
-            if let Operation::Test { endpoint, url } = what {
-                let routes = self.routes.route_to(*endpoint);
-                let data = body::endpoint_data(*endpoint, url, None);
-                self.record(net, "webhook.test", *operation, None, routes, &data, group);
-            }
+            self.tell_test(net, *operation, what, group);
+        }
+    }
+
+    pub(super) fn tell_test(&mut self, net: &Net, number: i64, operation: &Operation, group: &mut Group) {
+        if let Operation::Test { endpoint, url } = operation {
+            let routes = self.routes.route_to(*endpoint);
+            let data = body::endpoint_data(*endpoint, url, None);
+            self.record(net, "webhook.test", number, None, routes, &data, group);
         }
     }
 
     /// `mapping.cascades = "fold"`: a vote or comment that goes with its post gives no event.
-    fn is_folded(&self, event: &Event, surroundings: &Surroundings, number: usize) -> bool {
+    pub(super) fn is_folded(&self, event: &Event, surroundings: &Surroundings, number: usize) -> bool {
         self.settings.fold_cascades
             && event.what == What::Deleted
             && event.entity != Entity::Posts
             && event.entry.reference(0).is_some_and(|post| surroundings.removes(Entity::Posts, post, number))
     }
 
-    fn tell_one(
+    pub(super) fn tell_one(
         &mut self,
         number: usize,
         net: &Net,
@@ -291,7 +321,7 @@ impl Advance {
     }
 
     /// The events that operations are: `emit` and a disabled endpoint.
-    fn tell_own(&mut self, net: &Net, number: i64, operation: &Operation, group: &mut Group) {
+    pub(super) fn tell_own(&mut self, net: &Net, number: i64, operation: &Operation, group: &mut Group) {
         match operation {
             Operation::Emit { event, data, portal } => {
                 let routes = self.routes.route(event, portal.as_deref());
@@ -311,7 +341,7 @@ impl Advance {
         }
     }
 
-    fn change_routes(&mut self, operation: &Operation, group: &mut Group) {
+    pub(super) fn change_routes(&mut self, operation: &Operation, group: &mut Group) {
         match operation {
             Operation::PutEndpoint { endpoint, events, portal } => {
                 self.routes.put(*endpoint, events.clone(), portal.clone());

@@ -11,13 +11,14 @@ mod durable;
 mod group;
 mod operations;
 mod rivals;
+mod staged;
 mod states;
 mod surroundings;
 pub(crate) mod switch;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -28,8 +29,9 @@ use self::operations::Operation;
 use self::switch::Command;
 use self::switch::job::Recording;
 use self::switch::place::Piece;
+use self::switch::turn::Turn;
 use crate::capture;
-use crate::change::{Change, Relation, Transaction};
+use crate::change::{Arrival, Change, Relation, Transaction};
 use crate::error::{Context as _, Error, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
@@ -53,6 +55,9 @@ use crate::session::Session;
 /// The most transactions that one group commit takes.
 const GROUP: usize = 500;
 
+/// The most bytes of changes that one group commit takes: what becomes of them takes several times the memory.
+const GROUP_BYTES: usize = 2 << 20;
+
 /// While behind, how long a group waits for more: a batch of six where hundreds are possible costs ten times as much.
 const FILL: Duration = Duration::from_millis(3);
 
@@ -61,6 +66,9 @@ const BEHIND: usize = 8;
 
 /// How often a commit is asked for that PostgreSQL has not flushed yet.
 const FLUSH_LOOK: Duration = Duration::from_millis(100);
+
+/// The same while transactions arrive without a pause.
+const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// How often the mapping is looked at while the stream waits for it to be changed.
 const PAUSED_LOOK: Duration = Duration::from_millis(500);
@@ -78,6 +86,16 @@ pub(crate) struct Settings {
     pub(crate) max_body: usize,
     /// `mapping.cascades = "fold"`
     pub(crate) fold_cascades: bool,
+}
+
+/// What a group commit came to.
+struct Advanced {
+    /// Past its last transaction in the stream.
+    end: Lsn,
+    /// Its events; `None` where they are too many to be told.
+    events: Option<Vec<Recorded>>,
+    /// Where its commit lies in the write-ahead log; `None`: nothing was written.
+    written: Option<Lsn>,
 }
 
 /// The mirror's state in memory, and what it is made from.
@@ -104,6 +122,8 @@ pub(crate) struct Advance {
     recording: Option<Recording>,
     /// The pause that was told last.
     paused: Option<String>,
+    /// What has to come before a large transaction that was begun too early.
+    before_large: Option<Turn>,
 }
 
 impl Advance {
@@ -139,6 +159,7 @@ impl Advance {
             known: HashMap::new(),
             recording: None,
             paused: None,
+            before_large: None,
         })
     }
 
@@ -174,61 +195,117 @@ impl Advance {
     ) -> Result<()> {
         let sql = Prepared::new(session);
         let mut durable = Durable::default();
+        let mut looked = Instant::now();
+        let mut left: Option<Arrival> = None;
+        self.resume(&sql, session).await?;
         loop {
             // In this order: an end is an end; flushed commits free the slot; what a copy asks for is short; then the stream.
             let first = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|now| *now) => return Ok(()),
-                () = tokio::time::sleep(FLUSH_LOOK), if durable.is_waiting() => {
+                () = tokio::time::sleep(FLUSH_LOOK), if durable.is_waiting() && left.is_none() => {
                     durable.look(&sql, confirmed).await?;
                     continue;
                 }
-                Some(command) = commands.recv() => {
+                Some(command) = commands.recv(), if left.is_none() => {
                     self.obey(&sql, session, command).await?;
                     continue;
                 }
-                next = transactions.recv() => next,
+                next = next(&mut left, transactions) => next,
             };
-            let Some(first) = first else { return Ok(()) };
-            let mut taken = VecDeque::from(gulp(first, transactions).await);
-            failpoint::hit("received");
-            let operations = operations::read(&sql, &announced(&taken)).await?;
-            while !taken.is_empty() {
-                let piece = self.piece(session, &mut taken, &operations).await?;
-                if let Some(why) = piece.pause {
-                    self.pause(session, &why).await?;
-                    let again = tokio::time::sleep(PAUSED_LOOK);
-                    tokio::select! {
+            match first {
+                None => return Ok(()),
+                Some((Arrival::Whole(first), bytes)) => {
+                    let mut taken = VecDeque::from(gulp(first, bytes, transactions, &mut left).await);
+                    failpoint::hit("received");
+                    let operations = operations::read(&sql, &announced(&taken)).await?;
+                    while !taken.is_empty() {
+                        let piece = self.piece(session, &mut taken, &operations).await?;
+                        if let Some(why) = &piece.pause {
+                            if self.wait(&sql, session, why, commands, &mut shutdown).await? {
+                                return Ok(());
+                            }
+                            durable.look(&sql, confirmed).await?;
+                            continue;
+                        }
+                        let advanced = match self.group(&sql, session, piece, &operations).await {
+                            Err(error) => return Err(self.cannot_evaluate(&sql, session, error).await),
+                            Ok(advanced) => advanced,
+                        };
+                        self.pass_on(advanced, &mut durable, feed);
+                    }
+                }
+                Some((Arrival::Part(first), _)) => {
+                    failpoint::hit("received");
+                    while let Some(why) = self.prepare_for(&sql, session, &first).await? {
+                        if self.wait(&sql, session, &why, commands, &mut shutdown).await? {
+                            return Ok(());
+                        }
+                        durable.look(&sql, confirmed).await?;
+                    }
+                    // Nobody waits minutes for its end: it comes again.
+                    let advanced = tokio::select! {
                         biased;
                         _ = shutdown.wait_for(|now| *now) => return Ok(()),
-                        Some(command) = commands.recv() => self.obey(&sql, session, command).await?,
-                        () = again => durable.look(&sql, confirmed).await?,
-                    }
-                    continue;
+                        advanced = Box::pin(self.large(&sql, session, first, transactions)) => advanced,
+                    };
+                    let advanced = match advanced {
+                        Err(error) => return Err(self.turn_before(&sql, session, error).await),
+                        Ok(advanced) => advanced,
+                    };
+                    let Some(advanced) = advanced else { return Ok(()) };
+                    self.pass_on(advanced, &mut durable, feed);
                 }
-                let end = piece.nets.last().map(|net| net.end_lsn);
-                let (events, written) = self.group(&sql, session, piece, &operations).await?;
-                if let Some(end) = end {
-                    durable.add(end, written);
-                }
-                let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
-                feed.offer(committed, self.checkpoint.position);
+                Some((Arrival::Last(_), _)) => return Err(Error::failed("a transaction ended that had not begun")),
             }
-            if transactions.queued() == 0 {
+            // Also while behind: what is done must not hold the write-ahead log until all is.
+            if transactions.queued() == 0 || looked.elapsed() >= LOOK_AT_LEAST {
+                looked = Instant::now();
                 durable.look(&sql, confirmed).await?;
             }
         }
     }
 
-    /// One group commit; gives its events, and where its commit lies in the write-ahead log (`None`: nothing was written).
+    /// Has a group's commit confirmed once it is flushed, and delivery hear of its events.
+    fn pass_on(&self, advanced: Advanced, durable: &mut Durable, feed: &mut Feed) {
+        durable.add(advanced.end, advanced.written);
+        match advanced.events {
+            Some(events) => {
+                let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
+                feed.offer(committed, self.checkpoint.position);
+            }
+            None => feed.pass(self.checkpoint.position),
+        }
+    }
+
+    /// Waits a moment while the stream is paused; true: an end is wanted.
+    async fn wait(
+        &mut self,
+        sql: &Prepared<'_>,
+        session: &Session,
+        why: &str,
+        commands: &mut mpsc::Receiver<Command>,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> Result<bool> {
+        self.pause(session, why).await?;
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|now| *now) => return Ok(true),
+            Some(command) = commands.recv() => self.obey(sql, session, command).await?,
+            () = tokio::time::sleep(PAUSED_LOOK) => {}
+        }
+        Ok(false)
+    }
+
+    /// One group commit of whole transactions.
     async fn group(
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
         piece: Piece,
         operations: &HashMap<i64, Operation>,
-    ) -> Result<(Vec<Recorded>, Option<Lsn>)> {
-        let Piece { nets, kept, mut turn, pause: _ } = piece;
+    ) -> Result<Advanced> {
+        let Piece { nets, kept, turn, pause: _ } = piece;
         let mut checkpoint = self.checkpoint.clone();
         let micros = nets.last().map_or(0, |last| last.commit_micros);
         if let Some(last) = nets.last() {
@@ -239,7 +316,8 @@ impl Advance {
             nets.iter().all(|net| net.writes.is_empty() && net.operations.is_empty() && net.truncated.is_empty());
         if silent && kept.is_empty() && turn.is_none() {
             // The slot moves on; the checkpoint can stay, since reading these again would give nothing again.
-            return Ok((Vec::new(), None));
+            let end = nets.last().map_or(self.checkpoint.lsn, |last| last.end_lsn);
+            return Ok(Advanced { end, events: Some(Vec::new()), written: None });
         }
         if partitions::is_another_day(&self.day) {
             // Retention made it yesterday: this only makes sure, and locks nothing.
@@ -247,17 +325,26 @@ impl Advance {
             self.parts.forget();
         }
         let started_at = self.checkpoint.position;
-        let sent = sql.sent();
         let mut group = Group::new(checkpoint);
         group.parts = std::mem::take(&mut self.parts);
         group.transactions = nets.len();
+        (group.kept, group.turn) = (kept, turn);
         sql.post_plain("begin a group", "BEGIN").await?;
         for part in parts(nets) {
             self.part(sql, part, operations, &mut group).await?;
         }
-        if let Some(switch::turn::Turn::Copied(recording)) = &mut turn {
-            self.catch_up(sql, session, recording, micros, &mut group).await?;
-        }
+        self.catch_up(sql, session, micros, &mut group).await?;
+        self.commit(sql, session, group, started_at).await
+    }
+
+    /// Writes what a group has come to since position `started_at`, and commits it.
+    async fn commit(
+        &mut self,
+        sql: &Prepared<'_>,
+        session: &Session,
+        mut group: Group,
+        started_at: i64,
+    ) -> Result<Advanced> {
         failpoint::hit("evaluated");
         // From here on everything is sent at once, COMMIT included: after an error, the fence's too, COMMIT rolls back.
         record::events(sql, &self.day, &group.events).await?;
@@ -265,11 +352,11 @@ impl Advance {
         if group.routes_changed {
             record::routes(sql, &self.routes, started_at).await?;
         } else {
-            record::sequences(sql, &group.events).await?;
+            record::sequences(sql, &group.sequences).await?;
         }
         record::failures(sql, &self.plan, &group.failures).await?;
-        switch::job::keep(sql, kept).await?;
-        let adopted = match &turn {
+        switch::job::keep(sql, std::mem::take(&mut group.kept)).await?;
+        let adopted = match &group.turn {
             Some(turn) => self.turn(sql, session, turn, group.checkpoint.lsn).await?,
             None => None,
         };
@@ -281,17 +368,18 @@ impl Advance {
         tracing::debug!(
             transactions = group.transactions,
             batches = group.batches,
-            events = group.events.len(),
-            statements = sql.sent() - sent,
+            events = group.checkpoint.position - started_at,
+            statements = sql.sent(),
             lsn = %group.checkpoint.lsn,
             "advanced"
         );
         self.checkpoint = group.checkpoint;
-        if let Some(turn) = turn {
+        self.parts = group.parts;
+        if let Some(turn) = group.turn {
             self.turned(sql, turn, adopted)?;
         }
-        self.parts = group.parts;
-        Ok((group.events, Some(written)))
+        let events = if group.is_split { None } else { Some(group.events) };
+        Ok(Advanced { end: self.checkpoint.lsn, events, written: Some(written) })
     }
 
     /// Transactions that the mirror can be asked about together.
@@ -318,31 +406,70 @@ impl Advance {
     }
 }
 
-/// What has arrived, up to a group; while behind it waits a moment for a full one.
-async fn gulp(first: Transaction, transactions: &mut capture::Receiver) -> Vec<Transaction> {
-    let mut taken = vec![first];
-    drain(&mut taken, transactions);
-    if (BEHIND..GROUP).contains(&taken.len()) {
+/// What comes next: first what is left of the last look.
+async fn next(left: &mut Option<Arrival>, transactions: &mut capture::Receiver) -> Option<(Arrival, usize)> {
+    match left.take() {
+        Some(arrival) => Some((arrival, 0)),
+        None => transactions.recv().await,
+    }
+}
+
+/// What has arrived, up to a group; while behind it waits a moment for a full one. A part of a large transaction that
+/// follows is left.
+async fn gulp(
+    first: Transaction,
+    bytes: usize,
+    transactions: &mut capture::Receiver,
+    left: &mut Option<Arrival>,
+) -> Vec<Transaction> {
+    let mut gulp = Gulp { taken: vec![first], bytes };
+    while gulp.has_room() {
+        let Some(next) = transactions.try_recv() else { break };
+        if let Err(other) = gulp.take(next) {
+            *left = Some(other);
+            return gulp.taken;
+        }
+    }
+    if gulp.taken.len() >= BEHIND {
         let full = tokio::time::sleep(FILL);
         tokio::pin!(full);
-        while taken.len() < GROUP {
-            tokio::select! {
+        while gulp.has_room() {
+            let next = tokio::select! {
                 biased;
-                next = transactions.recv() => match next {
-                    Some(next) => taken.push(next),
-                    None => break,
-                },
+                next = transactions.recv() => next,
                 () = &mut full => break,
+            };
+            let Some(next) = next else { break };
+            if let Err(other) = gulp.take(next) {
+                *left = Some(other);
+                break;
             }
         }
     }
-    taken
+    gulp.taken
 }
 
-fn drain(taken: &mut Vec<Transaction>, transactions: &mut capture::Receiver) {
-    while taken.len() < GROUP {
-        let Some(next) = transactions.try_recv() else { return };
-        taken.push(next);
+/// Transactions for one group commit.
+struct Gulp {
+    taken: Vec<Transaction>,
+    bytes: usize,
+}
+
+impl Gulp {
+    fn has_room(&self) -> bool {
+        self.taken.len() < GROUP && self.bytes < GROUP_BYTES
+    }
+
+    /// Takes a whole transaction, gives back anything else.
+    fn take(&mut self, (arrival, bytes): (Arrival, usize)) -> std::result::Result<(), Arrival> {
+        match arrival {
+            Arrival::Whole(transaction) => {
+                self.taken.push(transaction);
+                self.bytes += bytes;
+                Ok(())
+            }
+            other => Err(other),
+        }
     }
 }
 

@@ -60,21 +60,22 @@ impl Rivals {
             if ids.is_empty() {
                 continue;
             }
-            let embedded = matches!(select.entity(), Entity::Posts | Entity::Users | Entity::Portals);
-            for variant in [Variant::Live, Variant::Any] {
-                if variant == Variant::Any && !(embedded && select.has_dead_rows) {
-                    continue;
-                }
-                let wanted = Wanted::Ids(ids.iter().map(AsRef::as_ref).collect());
-                let answers = evaluate(sql, &[Request { select, variant, wanted }], failures).await?;
-                for entry in answers.into_iter().flat_map(|answer| answer.entries) {
-                    if !keys.contains(&entry.key) {
-                        result.add_other(select.entity(), entry, variant == Variant::Live);
-                    }
+            for (entry, live) in rows_by_id(sql, select, &ids, failures).await? {
+                if !keys.contains(&entry.key) {
+                    result.add_other(select.entity(), entry, live);
                 }
             }
         }
         Ok(result)
+    }
+
+    /// Of one transaction alone: rows that it does not write, with whether they are live.
+    pub(super) fn of(entity: Entity, others: Vec<(Entry, bool)>) -> Self {
+        let mut result = Self::default();
+        for (entry, live) in others {
+            result.add_other(entity, entry, live);
+        }
+        result
     }
 
     fn add(&mut self, entity: Entity, written: Written) {
@@ -95,7 +96,7 @@ impl Rivals {
 
     /// Adds to a transaction's written live rows those that share an id with one of them and that it does not write.
     pub(super) fn join(&self, entity: Entity, transaction: usize, before: &mut Vec<Located>, after: &mut Vec<Located>) {
-        if self.written.is_empty() {
+        if self.written.is_empty() && self.others.is_empty() {
             return;
         }
         let mut places: HashMap<Box<str>, usize> = HashMap::new();
@@ -122,4 +123,25 @@ impl Rivals {
     pub(super) fn into_others(self) -> Others {
         self.others
     }
+}
+
+/// The mirror's rows with these ids, live ones first, with whether they are live: of posts, users and portals also others.
+pub(super) async fn rows_by_id(
+    sql: &Prepared<'_>,
+    select: &Select,
+    ids: &HashSet<Box<str>>,
+    failures: &mut Vec<RowFailure>,
+) -> Result<Vec<(Entry, bool)>> {
+    let embedded = matches!(select.entity(), Entity::Posts | Entity::Users | Entity::Portals);
+    let mut rows = Vec::new();
+    for variant in [Variant::Live, Variant::Any] {
+        if variant == Variant::Any && !(embedded && select.has_dead_rows) {
+            continue;
+        }
+        let wanted = Wanted::Ids(ids.iter().map(AsRef::as_ref).collect());
+        let answers = evaluate(sql, &[Request { select, variant, wanted }], failures).await?;
+        let entries = answers.into_iter().flat_map(|answer| answer.entries);
+        rows.extend(entries.map(|entry| (entry, variant == Variant::Live)));
+    }
+    Ok(rows)
 }

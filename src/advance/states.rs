@@ -25,7 +25,7 @@ pub(crate) struct Rows {
     /// Rows that exist but are not live; only for what bodies embed.
     dead: HashMap<Key, Arc<Entry>>,
     /// Rows of a table without a key that the batch takes away.
-    pub(crate) gone: Vec<Arc<Entry>>,
+    pub(crate) gone: Vec<Row>,
 }
 
 impl Rows {
@@ -78,9 +78,15 @@ pub(crate) async fn evaluate_side(
 }
 
 impl Rows {
+    /// All of them.
+    pub(crate) fn into_rows(self) -> impl Iterator<Item = Row> {
+        let row = |live| move |entry| Row { entry, live };
+        self.live.into_values().map(row(true)).chain(self.dead.into_values().map(row(false))).chain(self.gone)
+    }
+
     fn take_live(&mut self, select: &Select, entries: Vec<Entry>) {
         if select.is_keyless() {
-            self.gone = entries.into_iter().map(Arc::new).collect();
+            self.gone = entries.into_iter().map(|entry| Row { entry: Arc::new(entry), live: true }).collect();
         } else {
             self.live = entries.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
         }
@@ -88,8 +94,9 @@ impl Rows {
 
     fn take_dead(&mut self, select: &Select, entries: Vec<Entry>) {
         if select.is_keyless() {
-            let live: HashSet<Box<str>> = self.gone.iter().map(|entry| entry.id.clone()).collect();
-            self.gone.extend(entries.into_iter().filter(|entry| !live.contains(&entry.id)).map(Arc::new));
+            let live: HashSet<Box<str>> = self.gone.iter().map(|row| row.entry.id.clone()).collect();
+            let dead = entries.into_iter().filter(|entry| !live.contains(&entry.id));
+            self.gone.extend(dead.map(|entry| Row { entry: Arc::new(entry), live: false }));
         } else {
             self.dead = entries.into_iter().map(|entry| (entry.key.clone(), Arc::new(entry))).collect();
         }

@@ -56,7 +56,7 @@ impl Surroundings {
                 continue;
             }
             if select.is_keyless() {
-                result.add_gone(entity, &states.before.gone);
+                result.add_gone(entity, states.before.gone.iter().map(|row| &row.entry));
                 if nets.iter().flat_map(|net| &net.writes).any(|write| Some(write.table) == select.base()) {
                     result.rewritten.insert(entity);
                 }
@@ -83,7 +83,13 @@ impl Surroundings {
         versions.push(version);
     }
 
-    fn add_gone(&mut self, entity: Entity, gone: &[Arc<Entry>]) {
+    /// A row that the one transaction in hand writes, on one side of it.
+    pub(super) fn add_side(&mut self, entity: Entity, row: Row, is_before: bool) {
+        let (before, after) = if is_before { (Some(row), None) } else { (None, Some(row)) };
+        self.add(entity, Version { writer: 0, before, after });
+    }
+
+    pub(super) fn add_gone<'e>(&mut self, entity: Entity, gone: impl Iterator<Item = &'e Arc<Entry>>) {
         for entry in gone {
             self.gone
                 .entry((entity, entry.id.clone()))
@@ -129,7 +135,7 @@ impl Surroundings {
 
     /// Takes rows that share their id with a written one.
     pub(super) fn add_others(&mut self, others: Others) {
-        self.others = others;
+        self.others.extend(others);
     }
 
     /// Whether the transaction removed the row with this mapped id.

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::change::{Change, Relation, Row, Transaction, TupleData};
+use crate::change::{Arrival, Change, Relation, Row, Transaction, TupleData};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::pgoutput::Message;
 use crate::xid;
@@ -12,9 +13,13 @@ use crate::xid;
 /// The prefix of our own logical messages; their content is the number of a row of `portalhook.operations`.
 const OPERATION_PREFIX: &str = "portalhook";
 
-/// A committed transaction and about how much memory it holds.
+/// Bytes of changes from which on a transaction is handed on in parts, each about so large: small beside the memory that
+/// its evaluation takes (a vote's body is many times the vote), large beside a round trip.
+const PART: usize = 1 << 20;
+
+/// A committed transaction, or a part of a large one, and about how much memory it holds.
 pub(super) struct Assembled {
-    pub(super) transaction: Transaction,
+    pub(super) arrival: Arrival,
     pub(super) bytes: usize,
 }
 
@@ -23,6 +28,8 @@ pub(super) struct Assembler {
     /// Each table as its last Relation message described it.
     relations: HashMap<u32, Arc<Relation>>,
     open: Option<Open>,
+    /// The most bytes of changes that are handed on together.
+    part: usize,
     /// The last transaction id, 64 bits.
     xid: u64,
     /// What ends here or earlier is known already.
@@ -37,12 +44,17 @@ struct Open {
     xid: u64,
     changes: Vec<Change>,
     bytes: usize,
+    /// Known already: what it holds is left out.
+    known: bool,
+    /// Parts of it were handed on.
+    large: bool,
 }
 
 impl Assembler {
     /// `xid_reference` is any 64-bit transaction id from shortly before the stream begins.
     pub(super) fn new(start: Lsn, xid_reference: u64) -> Self {
-        Self { relations: HashMap::new(), open: None, xid: xid_reference, start, end: Lsn::ZERO }
+        let part = failpoint::limit("part", PART);
+        Self { relations: HashMap::new(), open: None, part, xid: xid_reference, start, end: Lsn::ZERO }
     }
 
     /// Between Begin and Commit?
@@ -51,7 +63,8 @@ impl Assembler {
     }
 
     /// Takes the stream's next message; a Commit gives the transaction, which may be without changes (PostgreSQL 14
-    /// sends such, and what ended before the start has none).
+    /// sends such, and what ended before the start has none). Of a large transaction a change may give a part: protocol 1
+    /// sends what has committed, so a part can be worked on before its end is here.
     ///
     /// # Errors
     /// `Kind::Failed` where the messages contradict each other: the stream must not be trusted any further.
@@ -62,7 +75,11 @@ impl Assembler {
                     return Err(contradiction("a transaction begins inside another"));
                 }
                 self.xid = xid::widen(xid, self.xid);
-                self.open = Some(Open { final_lsn, xid: self.xid, changes: Vec::new(), bytes: 0 });
+                // The server's own rule (SnapBuildXactNeedsSkip), by which it begins at the start that it was given; it may
+                // begin earlier.
+                let known = final_lsn < self.start;
+                let xid = self.xid;
+                self.open = Some(Open { final_lsn, xid, changes: Vec::new(), bytes: 0, known, large: false });
             }
             Message::Commit { commit_lsn, end_lsn, commit_micros } => {
                 return self.commit(commit_lsn, end_lsn, commit_micros).map(Some);
@@ -98,7 +115,15 @@ impl Assembler {
             // Other programs' messages; where a change was first made; the names of types (we know them by oid).
             Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
         }
-        Ok(None)
+        Ok(self.part())
+    }
+
+    /// What has come of a large transaction, once that is enough.
+    fn part(&mut self) -> Option<Assembled> {
+        let open = self.open.as_mut().filter(|open| open.bytes > self.part)?;
+        open.large = true;
+        let bytes = std::mem::take(&mut open.bytes);
+        Some(Assembled { arrival: Arrival::Part(std::mem::take(&mut open.changes)), bytes })
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn, commit_micros: i64) -> Result<Assembled> {
@@ -110,10 +135,9 @@ impl Assembler {
             return Err(contradiction("a transaction ends before the one that came earlier"));
         }
         self.end = end_lsn;
-        // The server begins at the start that it was given, or earlier.
-        let changes = if end_lsn > self.start { open.changes } else { Vec::new() };
-        let transaction = Transaction { xid: open.xid, commit_lsn, end_lsn, commit_micros, changes };
-        Ok(Assembled { transaction, bytes: open.bytes + size_of::<Transaction>() })
+        let transaction = Transaction { xid: open.xid, commit_lsn, end_lsn, commit_micros, changes: open.changes };
+        let arrival = if open.large { Arrival::Last(transaction) } else { Arrival::Whole(transaction) };
+        Ok(Assembled { arrival, bytes: open.bytes + size_of::<Transaction>() })
     }
 
     /// The server repeats a table's description; equal ones stay one, so that pointers tell tables apart.
@@ -138,6 +162,9 @@ impl Assembler {
 
     fn push(&mut self, change: Change) -> Result<()> {
         let Some(open) = &mut self.open else { return Err(contradiction("a change outside of a transaction")) };
+        if open.known {
+            return Ok(());
+        }
         open.bytes += bytes(&change);
         open.changes.push(change);
         Ok(())
@@ -189,11 +216,18 @@ mod tests {
         Message::Logical { transactional, lsn: Lsn(1), prefix: prefix.to_owned(), content }
     }
 
+    fn whole(assembled: Assembled) -> Transaction {
+        match assembled.arrival {
+            Arrival::Whole(transaction) => transaction,
+            other => panic!("not whole: {other:?}"),
+        }
+    }
+
     fn assemble(messages: Vec<Message>) -> Result<Vec<Transaction>> {
         let mut assembler = Assembler::new(Lsn(5), 0x1_0000_0000);
         let mut transactions = Vec::new();
         for message in messages {
-            transactions.extend(assembler.take(message)?.map(|assembled| assembled.transaction));
+            transactions.extend(assembler.take(message)?.map(whole));
         }
         Ok(transactions)
     }
@@ -223,7 +257,7 @@ mod tests {
                 Message::Commit { commit_lsn: begin, end_lsn: end, commit_micros: 0 },
             ];
             let taken = messages.into_iter().map(|message| assembler.take(message).expect("in order"));
-            taken.flatten().next().expect("a transaction").transaction.changes.len()
+            taken.flatten().next().map(whole).expect("a transaction").changes.len()
         };
         assert_eq!((transaction(Lsn(90), Lsn(100)), transaction(Lsn(100), Lsn(101))), (0, 1));
     }

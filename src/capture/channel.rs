@@ -1,12 +1,12 @@
-//! A queue of transactions that is bounded by the memory they hold, not by their number.
+//! A queue of transactions, and parts of large ones, that is bounded by the memory they hold, not by their number.
 
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::change::Transaction;
+use crate::change::Arrival;
 
-/// A queue for at most about `budget` bytes. A larger transaction passes alone, when the queue is empty.
+/// A queue for at most about `budget` bytes. What is larger passes alone, when the queue is empty.
 pub(crate) fn channel(budget: usize) -> (Sender, Receiver) {
     let budget = u32::try_from(budget.max(1)).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(usize::try_from(budget).unwrap_or(Semaphore::MAX_PERMITS)));
@@ -14,9 +14,9 @@ pub(crate) fn channel(budget: usize) -> (Sender, Receiver) {
     (Sender { queue: sender, room: Arc::clone(&room), budget }, Receiver { queue: receiver, room })
 }
 
-/// A transaction and the bytes that it takes from the budget.
+/// What arrived, and the bytes that it takes from the budget.
 struct Queued {
-    transaction: Transaction,
+    arrival: Arrival,
     cost: u32,
 }
 
@@ -38,15 +38,15 @@ pub(crate) struct Receiver {
 pub(super) struct Closed;
 
 impl Sender {
-    /// Puts the transaction in if there is room, gives it back if not.
-    pub(super) fn try_send(&self, transaction: Transaction, bytes: usize) -> Result<Option<Transaction>, Closed> {
+    /// Puts it in if there is room, gives it back if not.
+    pub(super) fn try_send(&self, arrival: Arrival, bytes: usize) -> Result<Option<Arrival>, Closed> {
         let cost = self.cost(bytes);
         match self.room.try_acquire_many(cost) {
             Ok(permit) => {
                 permit.forget();
-                self.queue.send(Queued { transaction, cost }).map(|()| None).map_err(|_| Closed)
+                self.queue.send(Queued { arrival, cost }).map(|()| None).map_err(|_| Closed)
             }
-            Err(tokio::sync::TryAcquireError::NoPermits) => Ok(Some(transaction)),
+            Err(tokio::sync::TryAcquireError::NoPermits) => Ok(Some(arrival)),
             Err(tokio::sync::TryAcquireError::Closed) => Err(Closed),
         }
     }
@@ -63,26 +63,28 @@ impl Sender {
 }
 
 impl Receiver {
-    /// Waits for the next transaction; `None` when capture has ended and nothing is queued. Cancel-safe.
-    pub(crate) async fn recv(&mut self) -> Option<Transaction> {
+    /// Waits for what comes next, with the bytes that it holds; `None` when capture has ended and nothing is queued.
+    /// Cancel-safe.
+    pub(crate) async fn recv(&mut self) -> Option<(Arrival, usize)> {
         let queued = self.queue.recv().await?;
         Some(self.take(queued))
     }
 
-    /// The next transaction if it has arrived: what makes a batch is `recv`, then this until `None`.
-    pub(crate) fn try_recv(&mut self) -> Option<Transaction> {
+    /// What comes next if it has arrived: what makes a batch is `recv`, then this until `None`.
+    pub(crate) fn try_recv(&mut self) -> Option<(Arrival, usize)> {
         let queued = self.queue.try_recv().ok()?;
         Some(self.take(queued))
     }
 
-    /// How many transactions wait.
+    /// How many transactions, and parts of large ones, wait.
     pub(crate) fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    fn take(&self, queued: Queued) -> Transaction {
-        self.room.add_permits(usize::try_from(queued.cost).unwrap_or(usize::MAX));
-        queued.transaction
+    fn take(&self, queued: Queued) -> (Arrival, usize) {
+        let cost = usize::try_from(queued.cost).unwrap_or(usize::MAX);
+        self.room.add_permits(cost);
+        (queued.arrival, cost)
     }
 }
 
@@ -95,10 +97,17 @@ impl Drop for Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Transaction;
     use crate::lsn::Lsn;
 
-    fn transaction(xid: u64) -> Transaction {
-        Transaction { xid, commit_lsn: Lsn(xid), end_lsn: Lsn(xid), commit_micros: 0, changes: Vec::new() }
+    fn transaction(xid: u64) -> Arrival {
+        Arrival::Whole(Transaction {
+            xid,
+            commit_lsn: Lsn(xid),
+            end_lsn: Lsn(xid),
+            commit_micros: 0,
+            changes: Vec::new(),
+        })
     }
 
     fn fits(sender: &Sender, xid: u64, bytes: usize) -> bool {
@@ -112,14 +121,14 @@ mod tests {
         assert!(fits(&sender, 2, 40));
         assert!(!fits(&sender, 3, 1));
         assert_eq!(receiver.queued(), 2);
-        assert_eq!(receiver.recv().await.map(|t| t.xid), Some(1));
+        assert_eq!(receiver.recv().await, Some((transaction(1), 60)));
         assert!(!fits(&sender, 3, 1000), "only when the queue is empty");
-        assert_eq!(receiver.try_recv().map(|t| t.xid), Some(2));
+        assert_eq!(receiver.try_recv(), Some((transaction(2), 40)));
         assert!(receiver.try_recv().is_none());
         sender.room(1000).await.expect("open");
         assert!(fits(&sender, 3, 1000));
         assert!(!fits(&sender, 4, 1));
-        assert_eq!(receiver.recv().await.map(|t| t.xid), Some(3));
+        assert_eq!(receiver.recv().await, Some((transaction(3), 100)));
         drop(sender);
         assert!(receiver.recv().await.is_none());
     }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::assemble::{Assembled, Assembler};
 use super::channel::{Closed, Sender};
 use super::progress::{Positions, Progress};
+use crate::change::Arrival;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
@@ -38,7 +39,7 @@ pub(crate) struct Start {
     pub(crate) xid_reference: u64,
 }
 
-/// Reads the slot's stream and hands on every transaction that has changes, in commit order, until `shutdown` is true
+/// Reads the slot's stream and hands on every transaction that has changes, in commit order, large ones in parts, until `shutdown` is true
 /// (`Ok`: the server has heard what is confirmed, the slot is free) or something fails (the caller connects again).
 ///
 /// `confirmed` is what the consumer has made durable; the slot never moves past a transaction that it has not.
@@ -102,7 +103,7 @@ struct Reader<'a> {
     positions: &'a Positions,
     assembler: Assembler,
     progress: Progress,
-    /// A transaction for which there was no room: while it waits, nothing is read.
+    /// What there was no room for: while it waits, nothing is read.
     waiting: Option<Assembled>,
     interval: Duration,
     said: Instant,
@@ -222,15 +223,18 @@ impl<'a> Reader<'a> {
     }
 
     fn hand_on(&mut self, assembled: Assembled) -> Result<()> {
-        let end = assembled.transaction.end_lsn;
-        if assembled.transaction.changes.is_empty() {
-            self.progress.pass(end);
-            return Ok(());
+        let Assembled { arrival, bytes } = assembled;
+        match &arrival {
+            Arrival::Whole(transaction) if transaction.changes.is_empty() => {
+                self.progress.pass(transaction.end_lsn);
+                return Ok(());
+            }
+            Arrival::Whole(transaction) | Arrival::Last(transaction) => self.progress.hand(transaction.end_lsn),
+            // Its end is not known yet; nothing passes before that.
+            Arrival::Part(_) => {}
         }
-        self.progress.hand(end);
-        let Assembled { transaction, bytes } = assembled;
-        let refused = self.transactions.try_send(transaction, bytes).map_err(|Closed| nobody())?;
-        self.waiting = refused.map(|transaction| Assembled { transaction, bytes });
+        let refused = self.transactions.try_send(arrival, bytes).map_err(|Closed| nobody())?;
+        self.waiting = refused.map(|arrival| Assembled { arrival, bytes });
         Ok(())
     }
 

@@ -144,7 +144,7 @@ struct Layer(Vec<(&'static Key, String, String)>);
 
 impl Layer {
     /// Variables of ours that are no setting: the log's filter, and what tests use.
-    const OTHERS: [&str; 3] = ["PORTALHOOK_LOG", "PORTALHOOK_PG_BIN", "PORTALHOOK_FAILPOINT"];
+    const OTHERS: [&str; 4] = ["PORTALHOOK_LOG", "PORTALHOOK_PG_BIN", "PORTALHOOK_FAILPOINT", "PORTALHOOK_LIMITS"];
 
     /// Only a name with two underscores is a setting, so what others set (Kubernetes puts `PORTALHOOK_SERVICE_HOST` into every
     /// container beside a service of our name) does not stop us; one underscore too few is told.

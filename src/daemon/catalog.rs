@@ -110,7 +110,7 @@ impl Follower {
     async fn mapped(&self, session: &Session) {
         const KEY: &str = "UPDATE portalhook.mapped_tables SET key = $2 WHERE oid = $1 AND key <> $2";
         if let Err(error) =
-            session.execute("SELECT portalhook.follow_tables()", &[]).await.context("follow the mapping")
+            session.execute("SELECT portalhook.forget_tables()", &[]).await.context("follow the mapping")
         {
             tracing::debug!("{error:?}");
         }
@@ -147,7 +147,9 @@ impl Round<'_> {
                 Follow::Mend => self.mend(table, look, difference).await?,
                 Follow::Compare | Follow::Refresh => self.copy(table, look, difference).await?,
                 Follow::Operator => self.tell(table, difference, true, ""),
-                Follow::Remember | Follow::Stream => self.tell(table, difference, false, ""),
+                Follow::Remember => self.tell(table, difference, false, ""),
+                // Where it comes to it, and with what to type.
+                Follow::Stream => {}
             }
         }
         let harmless = kept.iter().all(|difference| matches!(difference.follow(), Follow::Remember | Follow::Mend));

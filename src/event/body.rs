@@ -17,6 +17,15 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    pub(crate) fn without(self, gained: Self) -> Self {
+        Self {
+            posts: self.posts - gained.posts,
+            votes: self.votes - gained.votes,
+            comments: self.comments - gained.comments,
+            comment_votes: self.comment_votes - gained.comment_votes,
+        }
+    }
+
     pub(crate) fn add(&mut self, entity: Entity, by: i64) {
         match entity {
             Entity::Posts => self.posts += by,

@@ -47,6 +47,11 @@ impl Content {
         self.shared.as_deref()
     }
 
+    /// Bytes that it holds alone.
+    pub(crate) fn held(&self) -> usize {
+        self.head.len() + self.shared.as_ref().map_or(0, |shared| shared.tail.len())
+    }
+
     /// Bytes of the whole body.
     pub(crate) fn len(&self) -> usize {
         self.head.len() + self.shared.as_ref().map_or(0, |shared| shared.part.len() + shared.tail.len())

@@ -108,6 +108,15 @@ impl Feed {
     }
 }
 
+impl Feed {
+    /// Tells of a group commit with more events than an offer can hold: delivery reads them from the ledger.
+    pub(crate) fn pass(&mut self, through: i64) {
+        debug_assert!(through >= self.through, "positions only move forward");
+        self.through = through;
+        self.committed.send_replace(through);
+    }
+}
+
 impl FeedReceiver {
     /// The last committed position that was told.
     pub(crate) fn committed(&self) -> i64 {

@@ -92,13 +92,12 @@ fn shared(event: &Recorded) -> Option<&Shared> {
     event.body.as_ref()?.shared()
 }
 
-/// Writes the sequence numbers that these events took.
-pub(crate) async fn sequences(sql: &Prepared<'_>, events: &[Recorded]) -> Result<()> {
-    let last: BTreeMap<i64, i64> = events.iter().flat_map(|event| event.routes.iter().copied()).collect();
+/// Writes the last sequence number that each endpoint got.
+pub(crate) async fn sequences(sql: &Prepared<'_>, last: &BTreeMap<i64, i64>) -> Result<()> {
     if last.is_empty() {
         return Ok(());
     }
-    let (endpoints, sequences): (Vec<i64>, Vec<i64>) = last.into_iter().unzip();
+    let (endpoints, sequences): (Vec<i64>, Vec<i64>) = last.iter().unzip();
     sql.post("record sequences", SEQUENCES, vec![Box::new(endpoints), Box::new(sequences)]).await
 }
 

@@ -217,11 +217,20 @@ impl MirrorSql {
     /// The keys of all mirrored rows; where there is no key, the rows.
     pub(crate) async fn keys(&self, sql: &Prepared<'_>) -> Result<Mirrored> {
         let found = sql.query(&format!("read the keys of {}", self.name), &self.all, &[]).await?;
+        self.read_all(found.iter().map(|row| row.get(0)))
+    }
+
+    /// The query for the keys of all mirrored rows, or for the rows: `read_all` reads its records.
+    pub(crate) fn all_sql(&self) -> &str {
+        &self.all
+    }
+
+    pub(crate) fn read_all<'r>(&self, records: impl Iterator<Item = &'r str>) -> Result<Mirrored> {
         if self.whole.is_some() {
-            return Ok(Mirrored::Rows(found.iter().map(|row| image(row.get(0))).collect::<Result<_>>()?));
+            return Ok(Mirrored::Rows(records.map(image).collect::<Result<_>>()?));
         }
-        let keys = found.iter().map(|row| {
-            Ok(record::parse(row.get(0))?
+        let keys = records.map(|record| {
+            Ok(record::parse(record)?
                 .into_iter()
                 .map(|field| Bytes::copy_from_slice(field.unwrap_or_default().as_bytes()))
                 .collect())
@@ -343,7 +352,7 @@ pub(crate) async fn apply(
 }
 
 /// A row that moved to another key with unsent values takes them from its old key, before that is deleted.
-async fn fill_moved(sql: &Prepared<'_>, mirrors: &[MirrorSql], writes: &mut [&mut Write]) -> Result<()> {
+pub(crate) async fn fill_moved(sql: &Prepared<'_>, mirrors: &[MirrorSql], writes: &mut [&mut Write]) -> Result<()> {
     for write in writes.iter_mut().filter(|write| write.has_unsent()) {
         let Some(origin) = &write.moved_from else { continue };
         let found = mirrors[write.table].read(sql, &[origin]).await?;

@@ -11,10 +11,10 @@ pub(super) struct Bag {
     rows: HashMap<(usize, Row), Tally>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Tally {
-    more: i64,
-    place: usize,
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) more: i64,
+    pub(crate) place: usize,
 }
 
 impl Bag {
@@ -30,42 +30,25 @@ impl Bag {
         self.rows.retain(|(other, _), _| *other != table);
     }
 
+    /// How many more there are of each row, also where that is nothing.
+    pub(super) fn into_rows(self) -> impl Iterator<Item = (usize, Row, Tally)> {
+        self.rows.into_iter().map(|((table, row), tally)| (table, row, tally))
+    }
+
     /// One write for each row that is there more or less often than before.
     pub(super) fn into_writes(self) -> impl Iterator<Item = Write> {
         self.rows.into_iter().flat_map(|((table, row), tally)| {
             let count = usize::try_from(tally.more.unsigned_abs()).unwrap_or(usize::MAX);
-            let write = if tally.more < 0 {
-                Write::removal(table, row, tally.place)
-            } else {
-                Write {
-                    table,
-                    key: Box::new([]),
-                    existed: false,
-                    image: Some(row),
-                    gone: None,
-                    moved_from: None,
-                    place: tally.place,
-                    alters: true,
-                }
-            };
-            std::iter::repeat_n(write, count)
+            std::iter::repeat_n(Write::whole(table, row, tally.more > 0, tally.place), count)
         })
     }
 }
 
 impl Write {
-    /// One row of a table without a key that is taken away.
-    pub(super) fn removal(table: usize, row: Row, place: usize) -> Self {
-        Self {
-            table,
-            key: Box::new([]),
-            existed: true,
-            image: None,
-            gone: Some(row),
-            moved_from: None,
-            place,
-            alters: true,
-        }
+    /// One row of a table without a key that comes, or is taken away.
+    pub(crate) fn whole(table: usize, row: Row, comes: bool, place: usize) -> Self {
+        let (image, gone) = if comes { (Some(row), None) } else { (None, Some(row)) };
+        Self { table, key: Box::new([]), existed: !comes, image, gone, moved_from: None, place, alters: true }
     }
 }
 

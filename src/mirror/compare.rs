@@ -45,11 +45,7 @@ impl Comparison<'_> {
             let more: i64 = row.try_get(1).context(&what)?;
             for _ in 0..more.unsigned_abs() {
                 let place = first_place + writes.len();
-                writes.push(if more < 0 {
-                    Write::removal(self.index, image.clone(), place)
-                } else {
-                    self.write(Box::new([]), false, Some(image.clone()), place)
-                });
+                writes.push(Write::whole(self.index, image.clone(), more > 0, place));
             }
         }
         Ok(writes)

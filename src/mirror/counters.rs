@@ -55,6 +55,14 @@ impl CounterRows {
         Ok(())
     }
 
+    /// Forgets what is known, if that is much (or at once): all of it must be written.
+    pub(crate) fn forget(&mut self, at_once: bool) {
+        debug_assert!(self.dirty.is_empty(), "what is forgotten is written");
+        if at_once || self.known.len() > REMEMBERED {
+            self.known.clear();
+        }
+    }
+
     pub(crate) fn get(&self, user: &str) -> Counters {
         self.known.get(user).copied().unwrap_or_default()
     }
@@ -84,9 +92,7 @@ impl CounterRows {
         let parameters: Vec<Owned> =
             vec![Box::new(ids), Box::new(posts), Box::new(votes), Box::new(comments), Box::new(comment_votes)];
         sql.post("write counters", WRITE, parameters).await?;
-        if self.known.len() > REMEMBERED {
-            self.known.clear();
-        }
+        self.forget(false);
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ use crate::mapping::record;
 use crate::mapping::select::{IdLookup, Restriction, Variant};
 
 /// A row, named by its table's key, that the mapping cannot evaluate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct RowFailure {
     pub(crate) entity: Entity,
     pub(crate) key: String,

@@ -14,6 +14,15 @@ use crate::mapping::plan::Plan;
 /// One statement for each table asks the mirror about every key's first write; later writes of a key are compared with the
 /// image before them, never with the mirror, which is older.
 pub(crate) async fn filter(sql: &Prepared<'_>, plan: &Plan, mirrors: &[MirrorSql], nets: &mut [Net]) -> Result<()> {
+    mark(sql, mirrors, nets).await?;
+    for net in nets {
+        drop_silent(plan, net);
+    }
+    Ok(())
+}
+
+/// Marks what alters.
+pub(crate) async fn mark(sql: &Prepared<'_>, mirrors: &[MirrorSql], nets: &mut [Net]) -> Result<()> {
     let asked = ask(nets, mirrors.len());
     for (table, candidates) in asked.iter().enumerate().filter(|(_, candidates)| !candidates.is_empty()) {
         let rows: Vec<&Row> =
@@ -23,9 +32,6 @@ pub(crate) async fn filter(sql: &Prepared<'_>, plan: &Plan, mirrors: &[MirrorSql
             let (net, write) = candidates[index];
             nets[net].writes[write].alters = true;
         }
-    }
-    for net in nets {
-        drop_silent(plan, net);
     }
     Ok(())
 }

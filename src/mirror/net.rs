@@ -1,11 +1,12 @@
-//! What a transaction comes to: one write for each key that it touched, whatever it did in between.
+//! What a transaction, or a part of a large one, comes to: one write for each key that it touched, whatever it did in
+//! between.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::bag::Bag;
+use super::bag::{Bag, Tally};
 use crate::change::{Change, Relation, ReplicaIdentity, Row, Transaction, TupleData};
 use crate::error::{Error, Result};
 use crate::mapping::plan::{Plan, Table};
@@ -67,7 +68,7 @@ impl Net {
         let keys = match mirrored {
             Mirrored::Keys(keys) => keys,
             Mirrored::Rows(rows) => {
-                self.writes.extend(rows.into_iter().map(|row| Write::removal(table, row, place)));
+                self.writes.extend(rows.into_iter().map(|row| Write::whole(table, row, false, place)));
                 self.writes.sort_by_key(|write| write.place);
                 return;
             }
@@ -101,6 +102,28 @@ pub(crate) enum Mirrored {
 /// The columns that the mirror stores: all but generated ones, which are not in the stream.
 pub(crate) fn stored_columns(table: &Table) -> impl Iterator<Item = (usize, &crate::mapping::plan::Column)> {
     table.columns.iter().enumerate().filter(|(_, column)| column.generated.is_none())
+}
+
+/// A part of a large transaction between two TRUNCATEs, netted on its own: what it does to the rows as they were just
+/// before it.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    /// Also of rows that came and went within the part: what the transaction did to them before has another place now.
+    pub(crate) writes: Vec<Write>,
+    /// Rows of tables without a key: how many more (or less) there are of each.
+    pub(crate) rows: Vec<(usize, Row, Tally)>,
+    pub(crate) operations: Vec<OperationAt>,
+}
+
+/// What a large transaction does next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Part(Part),
+    /// The table is emptied at this place.
+    Truncate {
+        table: usize,
+        place: usize,
+    },
 }
 
 /// Nets transactions; remembers how each relation's columns map onto the mirror's.
@@ -153,9 +176,9 @@ impl Netting {
         Self { tables, layouts, projections: HashMap::new() }
     }
 
-    /// Whether a transaction writes any of the tables.
-    pub(crate) fn touches(&self, transaction: &Transaction) -> bool {
-        transaction.changes.iter().any(|change| match change {
+    /// Whether these write any of the tables.
+    pub(crate) fn touches(&self, changes: &[Change]) -> bool {
+        changes.iter().any(|change| match change {
             Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
                 self.tables.contains_key(&relation.oid)
             }
@@ -167,64 +190,14 @@ impl Netting {
     /// Nets one transaction. Changes of tables that the mapping does not read are left out.
     pub(crate) fn net(&mut self, transaction: Transaction) -> Result<Net> {
         let mut rows = Rows::default();
-        let mut operations = Vec::new();
-        let mut truncated = Vec::new();
+        let mut truncated: Vec<(usize, usize)> = Vec::new();
         for (place, change) in transaction.changes.into_iter().enumerate() {
-            match change {
-                Change::Insert { relation, new } => {
-                    let Some(table) = self.project(&relation)? else { continue };
-                    let image = self.image(table, &relation, new)?;
-                    if self.layouts[table].key.is_empty() {
-                        rows.bag.add(table, image, 1, place);
-                        continue;
-                    }
-                    let key = self.key(table, &image)?;
-                    rows.put(table, key, image, place);
+            for table in self.take(change, place, &mut rows)? {
+                rows.truncate(table, place);
+                // The second time only what the transaction itself wrote since the first can be there.
+                if truncated.iter().all(|(other, _)| *other != table) {
+                    truncated.push((table, place));
                 }
-                Change::Update { relation, old, new } => {
-                    let Some(table) = self.project(&relation)? else { continue };
-                    let mut image = self.image(table, &relation, new)?;
-                    if self.layouts[table].key.is_empty() {
-                        let old = self.whole(table, &relation, old)?;
-                        fill_unsent(&mut image, Some(&old));
-                        rows.bag.add(table, old, -1, place);
-                        rows.bag.add(table, image, 1, place);
-                        continue;
-                    }
-                    let key = self.key(table, &image)?;
-                    let old_key = match old {
-                        Some(old) => {
-                            let old = self.image(table, &relation, old)?;
-                            self.key(table, &old)?
-                        }
-                        None => key.clone(),
-                    };
-                    if old_key == key {
-                        rows.update(table, key, image, place);
-                    } else {
-                        rows.rekey(table, old_key, key, image, place);
-                    }
-                }
-                Change::Delete { relation, old } => {
-                    let Some(table) = self.project(&relation)? else { continue };
-                    if self.layouts[table].key.is_empty() {
-                        let old = self.whole(table, &relation, Some(old))?;
-                        rows.bag.add(table, old, -1, place);
-                        continue;
-                    }
-                    let old = self.image(table, &relation, old)?;
-                    let key = self.key(table, &old)?;
-                    rows.delete(table, key, place);
-                }
-                Change::Truncate { relations } => {
-                    for relation in relations {
-                        if let Some(table) = self.tables.get(&relation.oid).copied() {
-                            rows.truncate(table, place);
-                            truncated.push((table, place));
-                        }
-                    }
-                }
-                Change::Operation { number } => operations.push(OperationAt { number, place }),
             }
         }
         Ok(Net {
@@ -232,10 +205,82 @@ impl Netting {
             commit_lsn: transaction.commit_lsn,
             end_lsn: transaction.end_lsn,
             commit_micros: transaction.commit_micros,
+            operations: std::mem::take(&mut rows.operations),
             writes: rows.into_writes(),
-            operations,
             truncated,
         })
+    }
+
+    /// Nets a part of a large transaction, whose first change stands at `place` in it.
+    pub(crate) fn part(&mut self, changes: Vec<Change>, place: usize) -> Result<Vec<Step>> {
+        let mut steps = Vec::new();
+        let mut rows = Rows::default();
+        for (index, change) in changes.into_iter().enumerate() {
+            let place = place + index;
+            let tables = self.take(change, place, &mut rows)?;
+            if !tables.is_empty() {
+                steps.push(Step::Part(std::mem::take(&mut rows).into_part()));
+                steps.extend(tables.into_iter().map(|table| Step::Truncate { table, place }));
+            }
+        }
+        steps.push(Step::Part(rows.into_part()));
+        Ok(steps)
+    }
+
+    /// Adds a change to what the rows come to; of a TRUNCATE it gives the tables.
+    fn take(&mut self, change: Change, place: usize, rows: &mut Rows) -> Result<Vec<usize>> {
+        match change {
+            Change::Insert { relation, new } => {
+                let Some(table) = self.project(&relation)? else { return Ok(Vec::new()) };
+                let image = self.image(table, &relation, new)?;
+                if self.layouts[table].key.is_empty() {
+                    rows.bag.add(table, image, 1, place);
+                } else {
+                    let key = self.key(table, &image)?;
+                    rows.put(table, key, image, place);
+                }
+            }
+            Change::Update { relation, old, new } => {
+                let Some(table) = self.project(&relation)? else { return Ok(Vec::new()) };
+                let mut image = self.image(table, &relation, new)?;
+                if self.layouts[table].key.is_empty() {
+                    let old = self.whole(table, &relation, old)?;
+                    fill_unsent(&mut image, Some(&old));
+                    rows.bag.add(table, old, -1, place);
+                    rows.bag.add(table, image, 1, place);
+                    return Ok(Vec::new());
+                }
+                let key = self.key(table, &image)?;
+                let old_key = match old {
+                    Some(old) => {
+                        let old = self.image(table, &relation, old)?;
+                        self.key(table, &old)?
+                    }
+                    None => key.clone(),
+                };
+                if old_key == key {
+                    rows.update(table, key, image, place);
+                } else {
+                    rows.rekey(table, old_key, key, image, place);
+                }
+            }
+            Change::Delete { relation, old } => {
+                let Some(table) = self.project(&relation)? else { return Ok(Vec::new()) };
+                if self.layouts[table].key.is_empty() {
+                    let old = self.whole(table, &relation, Some(old))?;
+                    rows.bag.add(table, old, -1, place);
+                } else {
+                    let old = self.image(table, &relation, old)?;
+                    let key = self.key(table, &old)?;
+                    rows.delete(table, key, place);
+                }
+            }
+            Change::Truncate { relations } => {
+                return Ok(relations.iter().filter_map(|relation| self.tables.get(&relation.oid).copied()).collect());
+            }
+            Change::Operation { number } => rows.operations.push(OperationAt { number, place }),
+        }
+        Ok(Vec::new())
     }
 
     /// The mirror's index for a relation, with its columns looked up when the relation is new or has changed.
@@ -317,6 +362,7 @@ struct Rows {
     writes: Vec<Write>,
     /// Rows of tables without a key.
     bag: Bag,
+    operations: Vec<OperationAt>,
 }
 
 impl Rows {
@@ -377,6 +423,10 @@ impl Rows {
             write.moved_from = None;
             write.place = place;
         }
+    }
+
+    fn into_part(self) -> Part {
+        Part { writes: self.writes, rows: self.bag.into_rows().collect(), operations: self.operations }
     }
 
     /// In the order of each row's last change; what came and went within the transaction is nothing.

@@ -350,8 +350,6 @@ async fn tidy(session: &mut Session) -> Result<()> {
     let mirrors: Vec<&str> = plan.tables.iter().map(|table| table.mirror.as_str()).collect();
     let functions: Vec<&str> =
         plan.entities.iter().filter_map(|entity| Some(entity.id_function.as_ref()?.name.as_str())).collect();
-    let forget = "DELETE FROM portalhook.catalog WHERE mirror <> ALL ($1)";
-    session.execute(forget, &[&mirrors]).await.context("forget what old mirrors were copied from")?;
     let tables = session.query(TABLES, &[&mirrors]).await.context("look for old mirrors")?;
     let mut sql: Vec<String> =
         tables.iter().map(|row| format!("DROP TABLE portalhook_mirror.{}", quote(row.get(0)))).collect();

@@ -100,7 +100,7 @@ impl Recording {
     /// What has to be kept of a transaction, if anything.
     pub(crate) fn keep(&mut self, transaction: &Transaction) -> Result<Option<Kept>> {
         let xid = transaction.xid;
-        if self.sees(xid) || !self.netting.touches(transaction) {
+        if self.sees(xid) || !self.netting.touches(&transaction.changes) {
             return Ok(None);
         }
         let change = match self.netting.net(transaction.clone()) {
@@ -114,6 +114,16 @@ impl Recording {
         let change = serde_json::to_string(&change)
             .map_err(|error| Error::because(Kind::Failed, "keep a change for the copy", error))?;
         Ok(Some(Kept { xid, change }))
+    }
+
+    pub(super) fn touches(&self, changes: &[crate::change::Change]) -> bool {
+        self.netting.touches(changes)
+    }
+
+    /// The copy is of no use: the copier makes another.
+    pub(super) fn give_up(self, why: &str) {
+        // A copier that is gone starts anew anyway.
+        drop(self.job.done.send(Err(Error::failed(why))));
     }
 
     fn sees(&self, xid: u64) -> bool {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::job::Recording;
+use super::turn::Turn;
 use crate::advance::Advance;
 use crate::advance::group::Group;
 use crate::error::{Context as _, Result};
@@ -20,10 +21,10 @@ impl Advance {
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
-        recording: &mut Recording,
         micros: i64,
         group: &mut Group,
     ) -> Result<()> {
+        let Some(Turn::Copied(recording)) = &mut group.turn else { return Ok(()) };
         failpoint::hit("copied");
         sql.settle().await?;
         recording.useless = recording.catch_up(sql).await?;

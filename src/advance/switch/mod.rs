@@ -8,6 +8,7 @@ mod advice;
 pub(crate) mod copier;
 mod courtesy;
 pub(crate) mod job;
+mod large;
 mod missed;
 mod pause;
 pub(super) mod place;

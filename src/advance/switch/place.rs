@@ -18,6 +18,7 @@ use crate::mirror::net::Net;
 use crate::session::Session;
 
 /// Transactions under one plan, and what changes it after the last of them.
+#[derive(Default)]
 pub(in crate::advance) struct Piece {
     pub(in crate::advance) nets: Vec<Net>,
     pub(in crate::advance) kept: Vec<Kept>,
@@ -36,9 +37,9 @@ impl Advance {
         rest: &mut VecDeque<Transaction>,
         operations: &HashMap<i64, Operation>,
     ) -> Result<Piece> {
-        let mut piece = Piece { nets: Vec::with_capacity(rest.len()), kept: Vec::new(), turn: None, pause: None };
+        let mut piece = Piece { nets: Vec::with_capacity(rest.len()), ..Piece::default() };
         while let Some(transaction) = rest.pop_front() {
-            if let Some(relation) = self.stranger(&transaction) {
+            if let Some(relation) = self.stranger(&transaction.changes) {
                 rest.push_front(transaction);
                 // What comes before it is under the plan as it is.
                 if !piece.nets.is_empty() {

@@ -16,10 +16,15 @@ pub(crate) struct Rebuild {
     /// The same, with null for values that cannot be converted.
     lenient: Option<String>,
     analyze: String,
+    /// What was remembered of the table's catalog for the old mirror and is for this one: what the watch finds by it still holds.
+    remembered: (String, String),
     /// Columns whose values are the table's of now, as people name them.
     pub(crate) copied: Vec<String>,
 }
 
+const REMEMBER: &str =
+    "INSERT INTO portalhook.catalog (mirror, seen) SELECT $2, seen FROM portalhook.catalog WHERE mirror = $1
+    ON CONFLICT (mirror) DO UPDATE SET seen = excluded.seen, at = now()";
 const COPY: &str = "SELECT portalhook.request_copy($1::oid[], $2)";
 
 /// Gives the text back if it can be cast: then a cast of it cannot fail.
@@ -90,6 +95,7 @@ impl Rebuild {
             create: format!("DROP TABLE IF EXISTS {}; {}", table.mirror_name(), table.create_sql()),
             fill: fill(false),
             lenient: converts.then(|| fill(true)),
+            remembered: (old.mirror.clone(), table.mirror.clone()),
             analyze: crate::mirror::copy::analyze_sql(table),
             copied: stored
                 .iter()
@@ -122,6 +128,8 @@ impl Rebuild {
             (done, _) => done?,
         }
         sql.run(&what, "RELEASE SAVEPOINT rebuilding").await?;
+        let (old, new) = &self.remembered;
+        sql.query("remember a table", REMEMBER, &[old, new]).await?;
         sql.run(&what, &self.analyze).await?;
         sql.run(&what, "SET LOCAL enable_seqscan = off").await
     }

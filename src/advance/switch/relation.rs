@@ -8,7 +8,7 @@ use super::place::needs_copies;
 use super::rebuild::Rebuild;
 use super::turn::{InPlace, Turn};
 use crate::advance::Advance;
-use crate::change::{Change, Relation, ReplicaIdentity, Transaction};
+use crate::change::{Change, Relation, ReplicaIdentity};
 use crate::error::{Context as _, Result};
 use crate::mapping::mirrors::Mirrors;
 use crate::mapping::plan::{Plan, Table};
@@ -46,11 +46,11 @@ const SPELL: &str = "
     FROM unnest($1::oid[], $2::int[]) WITH ORDINALITY AS u (o, m, n) LEFT JOIN pg_type AS t ON t.oid = u.o ORDER BY n";
 
 impl Advance {
-    /// A description of a mapped table in this transaction that was not held against the plan yet: of each table the last.
-    pub(super) fn stranger(&self, transaction: &Transaction) -> Option<Arc<Relation>> {
+    /// A description of a mapped table in these changes that was not held against the plan yet: of each table the last.
+    pub(super) fn stranger(&self, changes: &[Change]) -> Option<Arc<Relation>> {
         let mut last: Option<&Arc<Relation>> = None;
         let mut found: Option<&Arc<Relation>> = None;
-        for change in &transaction.changes {
+        for change in changes {
             let relation = match change {
                 Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
                     relation
@@ -158,12 +158,12 @@ impl Advance {
     }
 
     /// How the mirrors that are there become those of another plan.
-    fn rebuilds(&self, plan: &Plan) -> Result<Vec<Rebuild>> {
+    pub(super) fn rebuilds(&self, plan: &Plan) -> Result<Vec<Rebuild>> {
         needs_copies(&self.plan, plan).into_iter().map(|table| Rebuild::of(&self.plan, &plan.tables[table])).collect()
     }
 }
 
-fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: Vec<Rebuild>) -> Turn {
+pub(super) fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: Vec<Rebuild>) -> Turn {
     Turn::InPlace(Box::new(InPlace { plan, seen, why, rebuilds, requests: Vec::new() }))
 }
 

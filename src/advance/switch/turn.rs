@@ -42,6 +42,7 @@ const DONE_NOW: &str = "INSERT INTO portalhook.switches (kind, state, why, lsn, 
                         VALUES ('mapping', 'done', $1, $2::text::pg_lsn, now())";
 const DONE: &str = "UPDATE portalhook.switches SET state = 'done', problem = NULL, lsn = $2::text::pg_lsn, finished_at = now() \
                     WHERE id = ANY ($1)";
+const FORGET: &str = "DELETE FROM portalhook.catalog WHERE mirror <> ALL ($1)";
 const NOTIFY: &str = "SELECT pg_notify('portalhook_switch', '')";
 
 impl Advance {
@@ -123,6 +124,8 @@ impl Advance {
         lsn: Lsn,
     ) -> Result<()> {
         store_plan(sql, plan, seen).await?;
+        let mirrors: Vec<&str> = plan.tables.iter().map(|table| table.mirror.as_str()).collect();
+        sql.query("forget old mirrors", FORGET, &[&mirrors]).await?;
         sql.query("end a pause", pause::OVER, &[&lsn.to_string()]).await?;
         sql.query("have old mirrors removed", NOTIFY, &[]).await?;
         sql.run("prepare to count", "SET LOCAL enable_seqscan = on").await?;
@@ -144,6 +147,10 @@ impl Advance {
         if let Some((plan, seen)) = adopted {
             sql.forget()?;
             self.adopt(plan, seen)?;
+            // Its copy was made for the plan before.
+            if let Some(recording) = self.recording.take() {
+                recording.give_up("the plan changed meanwhile");
+            }
             failpoint::hit("switched");
         }
         match turn {
@@ -184,7 +191,7 @@ impl Advance {
                 let answered = if before == self.plan {
                     let why = "the mapping was changed".to_owned();
                     let turn = Turn::InPlace(Box::new(InPlace { plan, seen, why, rebuilds: Vec::new(), requests }));
-                    let piece = Piece { nets: Vec::new(), kept: Vec::new(), turn: Some(turn), pause: None };
+                    let piece = Piece { turn: Some(turn), ..Piece::default() };
                     self.group(sql, session, piece, &HashMap::new()).await?;
                     Ok(())
                 } else {

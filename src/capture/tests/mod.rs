@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::wal::{self, Start};
 use super::{Positions, Receiver, channel, slot};
-use crate::change::{Change, Transaction, TupleData};
+use crate::change::{Arrival, Change, Transaction, TupleData};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::session::{Database, Session, connect, until};
@@ -108,7 +108,11 @@ impl Capture {
     }
 
     async fn next(&mut self) -> Transaction {
-        tokio::time::timeout(LIMIT, self.transactions.recv()).await.expect("in time").expect("a transaction")
+        let next = tokio::time::timeout(LIMIT, self.transactions.recv()).await.expect("in time");
+        match next.expect("a transaction").0 {
+            Arrival::Whole(transaction) => transaction,
+            other => panic!("in parts: {other:?}"),
+        }
     }
 
     async fn stop(self) {

@@ -61,6 +61,10 @@ pub(crate) enum Difference {
     ColumnGone {
         column: String,
     },
+    /// Dropped, and another one has its name.
+    ColumnAnew {
+        column: String,
+    },
     ColumnType {
         column: String,
         from: String,

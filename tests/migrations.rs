@@ -133,6 +133,29 @@ fn mending_waits_behind_nobody_for_long_and_touches_only_the_mapping() {
 }
 
 #[test]
+fn an_enum_value_that_is_renamed_stops_no_event_not_even_the_next_one() {
+    let portal = Portal::sample_with(
+        "CREATE TYPE state AS ENUM ('open', 'done'); ALTER TABLE posts ALTER status DROP DEFAULT, ALTER status TYPE state USING status::state;",
+    );
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*,vote.*}'");
+    let daemon = portal.run();
+    // The value as the stream has it, and as the mirror has it, is not known to the server when it is evaluated.
+    portal.sql(
+        "INSERT INTO posts (id, title, status, user_id, portal_id) VALUES (100, 'New', 'open', 48, 4);
+         ALTER TYPE state RENAME VALUE 'open' TO 'new';
+         UPDATE posts SET title = 'After' WHERE id = 99; UPDATE posts SET status = 'done' WHERE id = 100;
+         INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49);",
+    );
+    let events = portal.events(&receiver, endpoint);
+    let names: Vec<String> = events.iter().map(crate::support::portal::name_and_id).collect();
+    assert_eq!(names, ["post.created 100", "post.updated 99", "post.status_changed 100", "vote.created 1"]);
+    assert_eq!(events[1].data("/post/status"), "new");
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.row_failures"), "0");
+    drop(daemon);
+}
+
+#[test]
 fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     let portal = Portal::sample();
     let receiver = Receiver::start();

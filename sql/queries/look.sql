@@ -26,7 +26,7 @@ SELECT w.mirror, k.seen::text, json_build_object(
                               LATERAL (SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN t.typcategory = 'A' THEN t.typelem END AS inner_type) AS i
                        WHERE inner_type <> 0
                    )
-                   SELECT coalesce(json_agg(json_build_object('oid', e.oid::bigint, 'label', e.enumlabel) ORDER BY e.enumtypid, e.enumsortorder), '[]')
+                   SELECT coalesce(json_agg(json_build_object('oid', e.oid::bigint, 'type', format_type(e.enumtypid, NULL), 'label', e.enumlabel) ORDER BY e.enumtypid, e.enumsortorder), '[]')
                    FROM types AS y JOIN pg_enum AS e ON e.enumtypid = y.oid)
     ) END,
     -- Another table has the name by which the mapping knows this one.

@@ -9,6 +9,7 @@ mod batch;
 mod cut;
 mod durable;
 mod group;
+mod labels;
 mod operations;
 mod rivals;
 mod staged;
@@ -141,7 +142,7 @@ impl Advance {
             rows.iter().map(|row| (row.get(0), Route { events: row.get(1), portal: row.get(2), sequence: row.get(3) })),
         );
         let selects: Vec<Select> = selects(&plan);
-        Ok(Self {
+        let mut loaded = Self {
             settings,
             mirrors: plan.tables.iter().map(MirrorSql::new).collect(),
             shapes: shapes(&selects)?,
@@ -160,7 +161,9 @@ impl Advance {
             recording: None,
             paused: None,
             before_large: None,
-        })
+        };
+        loaded.follow_labels(session).await?;
+        Ok(loaded)
     }
 
     /// Goes on with another plan, which is in force now; nothing that was made from the old one stays.
@@ -169,7 +172,7 @@ impl Advance {
         self.shapes = shapes(&self.selects)?;
         self.mirrors = plan.tables.iter().map(MirrorSql::new).collect();
         self.cuts = Cuts::new(&plan);
-        self.netting = Netting::new(&plan);
+        self.netting = self.netting.over(&plan);
         self.cache = Cache::new(self.settings.cache);
         self.counters = CounterRows::default();
         self.known.clear();
@@ -345,6 +348,7 @@ impl Advance {
         mut group: Group,
         started_at: i64,
     ) -> Result<Advanced> {
+        self.check_labels(session, &group).await?;
         failpoint::hit("evaluated");
         // From here on everything is sent at once, COMMIT included: after an error, the fence's too, COMMIT rolls back.
         record::events(sql, &self.day, &group.events).await?;

@@ -131,7 +131,15 @@ pub(crate) struct Netting {
     tables: HashMap<u32, usize>,
     layouts: Vec<Layout>,
     projections: HashMap<u32, Projection>,
+    /// Values of enums that were renamed: table, column and old name; what was committed up to `renamed_until` may have it.
+    renamed: HashMap<RenamedValue, String>,
+    renamed_until: crate::lsn::Lsn,
+    /// Where the transaction at hand was committed.
+    at: crate::lsn::Lsn,
 }
+
+/// `pg_class.oid`, column, old name.
+pub(crate) type RenamedValue = (u32, String, String);
 
 /// A mirror's columns, as netting needs them.
 struct Layout {
@@ -173,7 +181,14 @@ impl Netting {
             })
             .collect();
         let tables = followed.iter().map(|&index| (plan.tables[index].oid, index)).collect();
-        Self { tables, layouts, projections: HashMap::new() }
+        Self {
+            tables,
+            layouts,
+            projections: HashMap::new(),
+            renamed: HashMap::new(),
+            renamed_until: crate::lsn::Lsn::ZERO,
+            at: crate::lsn::Lsn::ZERO,
+        }
     }
 
     /// Whether these write any of the tables.
@@ -191,6 +206,7 @@ impl Netting {
     pub(crate) fn net(&mut self, transaction: Transaction) -> Result<Net> {
         let mut rows = Rows::default();
         let mut truncated: Vec<(usize, usize)> = Vec::new();
+        self.at = transaction.commit_lsn;
         for (place, change) in transaction.changes.into_iter().enumerate() {
             for table in self.take(change, place, &mut rows)? {
                 rows.truncate(table, place);
@@ -308,6 +324,30 @@ impl Netting {
         Ok(Some(table))
     }
 
+    /// From now on values in transactions up to a position have their new names.
+    pub(crate) fn rename(&mut self, renamed: HashMap<RenamedValue, String>, until: crate::lsn::Lsn) {
+        (self.renamed, self.renamed_until) = (renamed, until);
+    }
+
+    pub(crate) fn renames(&self, value: &RenamedValue) -> bool {
+        self.renamed.contains_key(value)
+    }
+
+    /// For another plan: what was renamed stays so.
+    pub(crate) fn over(&self, plan: &Plan) -> Self {
+        Self { renamed: self.renamed.clone(), renamed_until: self.renamed_until, ..Self::new(plan) }
+    }
+
+    fn with_new_names(&self, table: usize, relation: &Relation, row: &mut Row) {
+        for (value, column) in row.iter_mut().zip(&self.layouts[table].stored) {
+            let TupleData::Text(text) = value else { continue };
+            let old = String::from_utf8_lossy(text).into_owned();
+            if let Some(new) = self.renamed.get(&(relation.oid, column.clone(), old)) {
+                *text = Bytes::from(new.clone());
+            }
+        }
+    }
+
     /// The stored columns of a row of the stream.
     fn image(&self, table: usize, relation: &Arc<Relation>, mut row: Row) -> Result<Row> {
         let projection = self
@@ -315,7 +355,7 @@ impl Netting {
             .get(&relation.oid)
             .filter(|projection| projection.table == table)
             .ok_or_else(|| Error::failed("a row came before its table's description"))?;
-        projection
+        let mut image: Row = projection
             .columns
             .iter()
             .map(|&index| {
@@ -323,7 +363,11 @@ impl Netting {
                     .map(|value| std::mem::replace(value, TupleData::Null))
                     .ok_or_else(|| Error::failed(format!("a row of {} is too short", self.layouts[table].name)))
             })
-            .collect()
+            .collect::<Result<_>>()?;
+        if !self.renamed.is_empty() && self.at <= self.renamed_until {
+            self.with_new_names(table, relation, &mut image);
+        }
+        Ok(image)
     }
 
     /// The whole old row, which the stream carries under identity FULL.

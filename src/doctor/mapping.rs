@@ -33,9 +33,10 @@ pub(super) async fn plan(client: &Client, findings: &mut Vec<Finding>) -> Result
     let gone = plan.entities.iter().find(|one| !written.iter().any(|(entity, _)| *entity == one.entity));
     findings.push(match (other.as_slice(), gone) {
         ([], None) => Finding::pass("the daemon runs the mapping that portalhook.mapping holds"),
-        ([], Some(gone)) => {
-            Finding::warn(format!("{} was deleted from portalhook.mapping, and still runs", gone.entity.name()), SWITCHES)
-        }
+        ([], Some(gone)) => Finding::warn(
+            format!("{} was deleted from portalhook.mapping, and still runs", gone.entity.name()),
+            SWITCHES,
+        ),
         _ => Finding::warn(
             format!("{} was changed in portalhook.mapping, and the text before it still runs", other.join(", ")),
             SWITCHES,

@@ -5,6 +5,7 @@ pub(crate) mod array;
 mod bag;
 pub(crate) mod cache;
 pub(crate) mod catalog;
+pub(crate) mod compare;
 pub(crate) mod copy;
 pub(crate) mod count;
 pub(crate) mod counters;

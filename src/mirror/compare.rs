@@ -1,0 +1,137 @@
+//! A mirror against its table, in one snapshot: what the stream should have brought and did not.
+
+use bytes::Bytes;
+use tokio_postgres::Client;
+
+use super::net::{Key, Write, stored_columns};
+use crate::change::{Row, TupleData};
+use crate::error::{Context as _, Error, Result};
+use crate::mapping::layout::quote;
+use crate::mapping::plan::{Column, Table};
+use crate::mapping::record;
+
+/// A mirrored table, and where its rows are now.
+pub(crate) struct Comparison<'t> {
+    /// Index into `Plan::tables`.
+    pub(crate) index: usize,
+    pub(crate) table: &'t Table,
+    /// Schema and name, quoted.
+    pub(crate) source: String,
+}
+
+/// The table with this oid by its present name.
+///
+/// # Errors
+/// `Kind::Usage` where there is none any more.
+pub(crate) async fn source(client: &Client, table: &Table) -> Result<String> {
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class AS c
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    let name = format!("{}.{}", table.schema, table.name);
+    let row =
+        client.query_opt(sql, &[&table.oid]).await.context(format!("look for {name}"))?.ok_or_else(|| {
+            Error::usage(format!("{name} is not there any more, or was made anew: run portalhook setup"))
+        })?;
+    Ok(format!("{}.{}", quote(row.get(0)), quote(row.get(1))))
+}
+
+impl Comparison<'_> {
+    /// What has to be done to the mirror to make it the table, in the order of the key, each in a place of its own from
+    /// `first_place` on.
+    ///
+    /// The caller's transaction sees both as of one moment. The server joins them on disk; what differs is held in
+    /// memory here, so a caller for whom that is too much has to read the same query by a cursor.
+    pub(crate) async fn differences(&self, client: &Client, first_place: usize) -> Result<Vec<Write>> {
+        let keyed = !self.table.key.is_empty();
+        let sql = if keyed { self.by_key() } else { self.by_row() };
+        let what = format!("compare {} with its mirror", self.source);
+        let rows = client.query(&sql, &[]).await.context(&what)?;
+        let mut writes = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let text = |index: usize| row.try_get::<_, Option<&str>>(index).context(&what);
+            let place = first_place + writes.len();
+            if keyed {
+                let image = text(2)?.map(image).transpose()?;
+                let key = key(text(1)?.unwrap_or_default())?;
+                let existed = row.try_get(0).context(&what)?;
+                writes.push(self.write(key, existed, image, place));
+                continue;
+            }
+            let image = image(text(0)?.unwrap_or_default())?;
+            let more: i64 = row.try_get(1).context(&what)?;
+            for _ in 0..more.unsigned_abs() {
+                let place = first_place + writes.len();
+                writes.push(Write::whole(self.index, image.clone(), more > 0, place));
+            }
+        }
+        Ok(writes)
+    }
+
+    fn write(&self, key: Key, existed: bool, image: Option<Row>, place: usize) -> Write {
+        Write { table: self.index, key, existed, image, gone: None, moved_from: None, place, alters: true }
+    }
+
+    /// Gives whether the mirror has the row, the key, and the row of the table. Rows belong together whose keys print
+    /// alike, as in the stream.
+    fn by_key(&self) -> String {
+        let stored: Vec<&Column> = stored_columns(self.table).map(|(_, column)| column).collect();
+        let key: Vec<&Column> = self.table.key.iter().map(|&index| &self.table.columns[index]).collect();
+        let list = |count: usize, each: &dyn Fn(usize) -> String, separator: &str| {
+            (0..count).map(each).collect::<Vec<_>>().join(separator)
+        };
+        let side = |from: &str, order: &dyn Fn(&Column) -> String| {
+            format!(
+                "SELECT {}, {} FROM {from}",
+                list(stored.len(), &|at| format!("{} AS c{at}", output(stored[at])), ", "),
+                list(key.len(), &|at| format!("{} AS k{at}, {} AS s{at}", output(key[at]), order(key[at])), ", "),
+            )
+        };
+        let natural = |column: &Column| quote(&column.name);
+        let cast = |column: &Column| column.cast().unwrap_or_else(|| quote(&column.name));
+        format!(
+            "SELECT m.k0 IS NOT NULL, ROW({keys})::text, CASE WHEN t.k0 IS NOT NULL THEN ROW({row})::text END \
+             FROM ({mirror}) AS m FULL JOIN ({source}) AS t ON {same} \
+             WHERE m.k0 IS NULL OR t.k0 IS NULL OR {differs} ORDER BY {order}",
+            keys = list(key.len(), &|at| format!("coalesce(m.k{at}, t.k{at})"), ", "),
+            row = list(stored.len(), &|at| format!("t.c{at}"), ", "),
+            mirror = side(&self.table.mirror_name(), &cast),
+            source = side(&self.source, &natural),
+            same = list(key.len(), &|at| format!("m.k{at} = t.k{at}"), " AND "),
+            differs = list(stored.len(), &|at| format!("m.c{at} IS DISTINCT FROM t.c{at}"), " OR "),
+            order = list(key.len(), &|at| format!("coalesce(t.s{at}, m.s{at})"), ", "),
+        )
+    }
+
+    /// Without a key: gives each whole row of which there is another number, and how many more there are.
+    fn by_row(&self) -> String {
+        let stored: Vec<&Column> = stored_columns(self.table).map(|(_, column)| column).collect();
+        let list = |each: &dyn Fn(usize) -> String| (0..stored.len()).map(each).collect::<Vec<_>>().join(", ");
+        let columns = list(&|at| format!("{} AS c{at}", output(stored[at])));
+        let names = list(&|at| format!("c{at}"));
+        format!(
+            "SELECT ROW({names})::text, sum(more)::bigint FROM (\
+                 SELECT {columns}, 1 AS more FROM {} UNION ALL SELECT {columns}, -1 FROM {}) AS u \
+             GROUP BY {names} HAVING sum(more) <> 0 ORDER BY {names}",
+            self.source,
+            self.table.mirror_name(),
+        )
+    }
+}
+
+/// Output text decides, whatever the type and its collation call equal. (`IS NOT NULL` is false for a composite value
+/// with a null in it.)
+fn output(column: &Column) -> String {
+    let name = quote(&column.name);
+    format!("(CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END) COLLATE \"C\"")
+}
+
+fn key(text: &str) -> Result<Key> {
+    let parts = record::parse(text)?;
+    Ok(parts.into_iter().map(|part| Bytes::copy_from_slice(part.unwrap_or_default().as_bytes())).collect())
+}
+
+fn image(text: &str) -> Result<Row> {
+    let values = record::parse(text)?.into_iter();
+    Ok(values
+        .map(|value| value.map_or(TupleData::Null, |text| TupleData::Text(Bytes::copy_from_slice(text.as_bytes()))))
+        .collect())
+}

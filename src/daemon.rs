@@ -139,9 +139,17 @@ async fn once(
         _ = shutdown.wait_for(|now| *now) => return Ok(()),
         session = session::connect(database, "portalhook advance") => session?,
     };
-    let advance = Advance::load(&session, settings::advance(config)).await?;
+    let mut advance = Advance::load(&session, settings::advance(config)).await?;
+    let source = source::look(database, &session, &mut advance).await?;
+    if let Some(gap) = &source.gap {
+        tokio::select! {
+            biased;
+            // The session ends with us, and what it has not committed with it.
+            _ = shutdown.wait_for(|now| *now) => return Ok(()),
+            closed = Box::pin(advance.close_gap(database, &session, gap)) => closed?,
+        }
+    }
     let checkpoint = advance.checkpoint().clone();
-    let version = source::check(database, &session, &checkpoint).await?;
 
     let (stop, stopping) = watch::channel(false);
     let (sender, mut transactions) = capture::channel(QUEUE);
@@ -155,7 +163,7 @@ async fn once(
         xid_reference: checkpoint.xid,
     };
     let streaming = || {
-        tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, postgresql = version, "streaming");
+        tracing::info!(slot = checkpoint.slot, lsn = %checkpoint.lsn, postgresql = source.version, "streaming");
         figures.set_state(State::Streaming);
         systemd::ready();
     };

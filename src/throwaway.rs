@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A running server and its directory.
 pub(crate) struct Throwaway {
-    directory: PathBuf,
-    programs: PathBuf,
-    port: u16,
-    running: bool,
+    pub(crate) directory: PathBuf,
+    pub(crate) programs: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) running: bool,
 }
 
 impl Throwaway {
@@ -131,7 +131,7 @@ impl Throwaway {
         Ok(text)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.directory.join("data")
     }
 
@@ -190,7 +190,7 @@ fn programs() -> io::Result<PathBuf> {
 
 /// Below the range from which the kernel takes ports for outgoing connections: from there one could be taken away
 /// before the server listens, or while it is stopped. Processes begin their search at different places.
-fn free_port(number: u32) -> io::Result<u16> {
+pub(crate) fn free_port(number: u32) -> io::Result<u16> {
     const FIRST: u16 = 10_000;
     const COUNT: u32 = 22_000;
     let begin = std::process::id().wrapping_mul(7919).wrapping_add(number);

@@ -5,10 +5,12 @@ mod applications;
 mod body;
 mod command_line;
 mod commands;
+mod copies;
 #[cfg(feature = "failpoints")]
 mod crashes;
 mod demo;
 mod endpoints;
+mod gaps;
 mod long_way;
 mod migrations;
 mod operators;

@@ -18,6 +18,7 @@ use self::history::{Committed, History};
 use self::mapping::Mapping;
 use self::model::{Counters, State, Told, Transition};
 use self::places::Places;
+use crate::support::mirror;
 use crate::support::portal::{Portal, distinct, name_and_id};
 use crate::support::process::Process;
 use crate::support::random::Random;
@@ -192,31 +193,7 @@ impl Round {
 
     /// At the end every mirror is its table, and the counters are what the events say.
     fn check_mirror(&self, counters: &Counters) {
-        let tables = self.portal.sql("SELECT jsonb_array_elements(plan::jsonb -> 'tables') FROM portalhook.plan");
-        let mut checked = 0;
-        for table in tables.lines() {
-            let table: Value = serde_json::from_str(table).expect("a table of the plan");
-            let text = |value: &Value| value.as_str().expect("text").to_owned();
-            let stored = |column: &&Value| column["generated"].is_null();
-            let columns: Vec<String> = (table["columns"].as_array().expect("columns").iter())
-                .filter(stored)
-                .map(|column| {
-                    format!("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END", quote(&text(&column["name"])))
-                })
-                .collect();
-            let rows = |schema: &str, name: &str| {
-                format!("SELECT ROW({})::text FROM {}.{}", columns.join(", "), quote(schema), quote(name))
-            };
-            let source = rows(&text(&table["schema"]), &text(&table["name"]));
-            let mirror = rows("portalhook_mirror", &text(&table["mirror"]));
-            let differences = self.portal.sql(&format!(
-                "SELECT 'only in the table:  ' || row FROM ({source} EXCEPT ALL {mirror}) AS d (row)
-                 UNION ALL SELECT 'only in the mirror: ' || row FROM ({mirror} EXCEPT ALL {source}) AS d (row)"
-            ));
-            assert_eq!(differences, "", "{}: the mirror of {}", self.name, table["name"]);
-            checked += 1;
-        }
-        assert!(checked >= 6, "the plan names every table that the SELECTs read");
+        assert_eq!(mirror::differences(&self.portal), "", "{}", self.name);
         let kept =
             self.portal.sql("SELECT user_id, posts, votes, comments, comment_votes FROM portalhook_mirror.counters");
         let kept = (kept.lines())
@@ -376,8 +353,4 @@ fn shortened(text: &str) -> String {
         }
     }
     result
-}
-
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

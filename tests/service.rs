@@ -281,24 +281,6 @@ fn an_admin_port_that_is_taken_is_a_warning() {
 }
 
 #[test]
-fn a_lost_slot_is_one_clear_error_that_says_what_to_type_and_what_is_lost() {
-    let portal = Portal::sample();
-    let receiver = Receiver::start();
-    portal.endpoint(&receiver);
-    portal.sql(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()",
-    );
-    let mut daemon = portal.spawn(&[]);
-    assert_eq!(daemon.wait_for_end().code(), Some(64), "nothing that starting again could mend");
-    let said = daemon.said();
-    let error: Vec<&String> = said.iter().filter(|line| line.starts_with("portalhook: ")).collect();
-    assert_eq!(error.len(), 1, "{said:?}");
-    for part in ["is gone", "portalhook setup --afresh", "give no events"] {
-        assert!(error[0].contains(part), "no {part:?} in {}", error[0]);
-    }
-}
-
-#[test]
 fn days_past_the_retention_go_and_what_was_undelivered_is_visible() {
     let portal = Portal::sample();
     let receiver = Receiver::start();

@@ -1,4 +1,5 @@
--- The endpoints as of the snapshot of the first copy. After a copy afresh, sequences and cursors go on where they were.
+-- The endpoints as of the snapshot of the first copy, and so all operations until then. After a copy afresh, sequences and cursors go on where they were.
+UPDATE portalhook.operations SET taken = true WHERE NOT taken;
 DELETE FROM portalhook.routes WHERE endpoint NOT IN (SELECT id FROM portalhook.endpoints);
 INSERT INTO portalhook.routes (endpoint, events, portal)
     SELECT id, events, portal FROM portalhook.endpoints

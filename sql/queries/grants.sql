@@ -12,7 +12,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.routes, portalhook.cursors TO
 GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.settled_ranges, portalhook.row_failures TO {role};
 
 -- What operators did: read at its place in the stream, pruned afterwards. Only our triggers and functions write it.
-GRANT SELECT, DELETE ON portalhook.operations TO {role};
+GRANT SELECT, DELETE, UPDATE (taken) ON portalhook.operations TO {role};
 
 -- Settings: read for each attempt. An endpoint that is gone (410, too many failures) is disabled with a reason.
 GRANT SELECT ON portalhook.endpoints, portalhook.secrets, portalhook.custom_events, portalhook.mapping TO {role};

@@ -287,7 +287,7 @@ impl Advance {
             Entity::Votes => "vote",
             _ => "comment",
         };
-        let id = event_id(&group.checkpoint.source, net.xid, name, subject);
+        let id = event_id(group.source(net), net.xid, name, subject);
         let body = data.map(|(data, around)| {
             let body = body::envelope(&id, net.commit_micros, name, &data);
             // The data ends one brace before the body.
@@ -373,7 +373,7 @@ impl Advance {
         data: &str,
         group: &mut Group,
     ) {
-        let id = event_id(&group.checkpoint.source, net.xid, name, &number.to_string());
+        let id = event_id(group.source(net), net.xid, name, &number.to_string());
         let body =
             (!routes.is_empty()).then(|| (Bytes::from(body::envelope(&id, net.commit_micros, name, data)), 0..0));
         group.push(

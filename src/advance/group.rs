@@ -26,6 +26,8 @@ const KEPT: usize = 8 << 20;
 pub(super) struct Group {
     /// As it will be after the group.
     pub(super) checkpoint: Checkpoint,
+    /// What is missing from the stream has a source of its own.
+    gap_source: Option<String>,
     /// Those that are not written yet.
     pub(super) events: Vec<Recorded>,
     /// Bytes of their bodies.
@@ -51,6 +53,7 @@ impl Group {
     pub(super) fn new(checkpoint: Checkpoint) -> Self {
         Self {
             checkpoint,
+            gap_source: None,
             events: Vec::new(),
             bytes: 0,
             is_split: false,
@@ -63,6 +66,17 @@ impl Group {
             transactions: 0,
             batches: 0,
         }
+    }
+
+    /// The group that stands for all that the stream has not brought.
+    pub(super) fn of_gap(checkpoint: Checkpoint) -> Self {
+        let gap_source = Some(format!("{} gap", checkpoint.source));
+        Self { gap_source, ..Self::new(checkpoint) }
+    }
+
+    /// What goes into the ids of a transaction's events.
+    pub(super) fn source(&self, net: &Net) -> &str {
+        self.gap_source.as_deref().unwrap_or_else(|| self.checkpoint.source_at(net.commit_lsn))
     }
 
     /// Gives the event its position and keeps it with this body, of which others may have the bytes in `part`; a body over

@@ -8,10 +8,12 @@
 mod batch;
 mod cut;
 mod durable;
+mod gap;
 mod group;
 mod labels;
 mod operations;
 mod rivals;
+mod server;
 mod staged;
 mod states;
 mod surroundings;
@@ -25,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use self::cut::Cuts;
 use self::durable::Durable;
+pub(crate) use self::gap::Gap;
 use self::group::Group;
 use self::operations::Operation;
 use self::switch::Command;
@@ -332,11 +335,14 @@ impl Advance {
         group.parts = std::mem::take(&mut self.parts);
         group.transactions = nets.len();
         (group.kept, group.turn) = (kept, turn);
+        let numbers = nets.iter().flat_map(|net| net.operations.iter().map(|at| at.number));
+        let numbers: Vec<i64> = numbers.filter(|number| operations.contains_key(number)).collect();
         sql.post_plain("begin a group", "BEGIN").await?;
         for part in parts(nets) {
             self.part(sql, part, operations, &mut group).await?;
         }
         self.catch_up(sql, session, micros, &mut group).await?;
+        operations::take(sql, numbers).await?;
         self.commit(sql, session, group, started_at).await
     }
 

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 use crate::mirror::prepared::Prepared;
 
 const READ: &str = "SELECT id, kind, payload::text, xid FROM portalhook.operations WHERE id = ANY ($1::bigint[])";
+const READ_MISSED: &str = "SELECT id, kind, payload::text FROM portalhook.operations WHERE NOT taken ORDER BY id";
+const TAKE: &str = "UPDATE portalhook.operations SET taken = true WHERE id = ANY ($1::bigint[])";
 const VISIBLE: &str = "SELECT pg_visible_in_snapshot($1::text::xid8, pg_current_snapshot())";
 
 /// A transaction appears in the stream a moment before queries see it.
@@ -170,6 +172,20 @@ pub(crate) async fn read(sql: &Prepared<'_>, wanted: &[(i64, u64)]) -> Result<Ha
         }
     }
     Ok(operations)
+}
+
+/// Those that the stream has not brought, in the order in which they were written.
+pub(crate) async fn read_missed(sql: &Prepared<'_>) -> Result<Vec<(i64, Operation)>> {
+    let rows = sql.query("read operations", READ_MISSED, &[]).await?;
+    rows.iter().map(|row| Ok((row.get(0), Operation::read(row.get(1), row.get(2))?))).collect()
+}
+
+/// Notes that these are taken in: posted.
+pub(crate) async fn take(sql: &Prepared<'_>, numbers: Vec<i64>) -> Result<()> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    sql.post("take in operations", TAKE, vec![Box::new(numbers)]).await
 }
 
 /// Waits until queries see the transaction; it has committed, so that is a matter of moments.

@@ -23,6 +23,8 @@ pub(crate) struct Slot {
     pub(crate) wal_status: Option<WalStatus>,
     /// Why the server gave it up (PostgreSQL 17: `invalidation_reason`; 16: only that it was a conflict).
     pub(crate) invalid: Option<String>,
+    /// Kept on a standby by `sync_replication_slots` (PostgreSQL 17): it goes on where that one is promoted.
+    pub(crate) synced: bool,
     /// Bytes of WAL between the slot's oldest and the server's newest.
     pub(crate) retained_bytes: Option<i64>,
 }
@@ -55,7 +57,8 @@ pub(crate) async fn read(client: &Client, name: &str) -> Result<Option<Slot>> {
                coalesce(to_jsonb(s) ->> 'invalidation_reason',
                         CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflict' END),
                CASE WHEN NOT pg_catalog.pg_is_in_recovery()
-                    THEN (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint END
+                    THEN (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint END,
+               coalesce(to_jsonb(s) ->> 'synced' = 'true', false)
         FROM pg_catalog.pg_replication_slots AS s
         WHERE slot_name = $1::text::name";
     let doing = format!("read the state of replication slot `{name}`");
@@ -74,6 +77,7 @@ pub(crate) async fn read(client: &Client, name: &str) -> Result<Option<Slot>> {
         restart: lsn(5)?,
         wal_status: wal_status.map(|text| status(text, &doing)).transpose()?,
         invalid: row.try_get(7).context(&doing)?,
+        synced: row.try_get(9).context(&doing)?,
         retained_bytes: row.try_get(8).context(&doing)?,
     }))
 }

@@ -1,7 +1,7 @@
 //! `portalhook setup`.
 
 use crate::error::Result;
-use crate::setup;
+use crate::setup::{self, Origin};
 
 /// Prepare a database: role, schemas, mapping, mirror, publication, slot. Safe to run again.
 #[derive(clap::Args)]
@@ -22,6 +22,18 @@ pub(crate) struct Setup {
     /// Copy everything anew after the mapping changed or the slot was lost; changes in between give no events
     #[arg(long)]
     afresh: bool,
+    /// This database was moved here (dump and restore, an upgrade, another address) and goes on in the place of the one that it was
+    ///
+    /// Endpoints, sequences and what is pending stay; portalhook run then compares the mirror with the tables, and what was missed
+    /// gives events. See that no daemon reads the old database any more.
+    #[arg(long, conflicts_with_all = ["new_source", "afresh"])]
+    adopt: bool,
+    /// This database is a copy (staging, a test) and a source of its own: its endpoints are disabled until you enable them
+    ///
+    /// What was pending is cancelled, the mirror is copied anew, and event ids are unlike those of the other database. Also after
+    /// files of a stopped server were put back from an earlier time, because transaction ids come a second time then.
+    #[arg(long, conflicts_with = "afresh")]
+    new_source: bool,
 }
 
 impl Setup {
@@ -36,6 +48,11 @@ impl Setup {
             print_sql: self.print_sql,
             event_trigger: self.event_trigger,
             afresh: self.afresh,
+            origin: match (self.adopt, self.new_source) {
+                (true, _) => Origin::Adopt,
+                (_, true) => Origin::New,
+                _ => Origin::AsBefore,
+            },
         };
         setup::run(&options, &mut std::io::stdout()).await
     }

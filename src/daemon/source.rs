@@ -1,56 +1,109 @@
-//! Whether the stream that we are about to read is the one that the checkpoint speaks of.
+//! Whether the stream that we are about to read is the one that the checkpoint speaks of (DESIGN §2, Source).
+//!
+//! A server's identifier and a database's oid are the same in a copy of its files, and a copy that was promoted has a new
+//! timeline, as a failover has. What tells such a copy is where `database.url` finds it: a failover is found in the same
+//! place (several hosts, a name that moves), a copy in another.
 
+use crate::advance::{Advance, Gap};
 use crate::capture::slot;
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ledger::checkpoint::Checkpoint;
+use crate::lsn::Lsn;
+use crate::session::home::meet;
 use crate::session::{Database, Replication, Session};
 
-/// Refuses a copy of the database, and a slot that is lost; gives the server's version.
-///
-/// # Errors
-/// `Kind::Usage` for both: only the operator can decide what then.
-pub(super) async fn check(database: &Database, session: &Session, checkpoint: &Checkpoint) -> Result<String> {
-    let version = check_identity(database, session, checkpoint).await?;
-    check_slot(session, checkpoint).await?;
-    Ok(version)
+const IDENTIFY: &str = "SELECT oid::int8, current_setting('server_version') FROM pg_catalog.pg_database WHERE datname = current_database()";
+
+/// What is found.
+pub(super) struct Source {
+    /// The server's.
+    pub(super) version: String,
+    /// The slot cannot go on where the checkpoint is.
+    pub(super) gap: Option<Gap>,
 }
 
-/// A clone of the database, or one restored elsewhere, must not call production's customers.
-async fn check_identity(database: &Database, session: &Session, checkpoint: &Checkpoint) -> Result<String> {
-    let identity = Replication::connect(database, "portalhook identify").await?.identify_system().await?;
+/// Looks at the server and its slot, and notes what is new of them.
+///
+/// # Errors
+/// `Kind::Usage` where this is a copy of the database: only the operator can decide what then.
+pub(super) async fn look(database: &Database, session: &Session, advance: &mut Advance) -> Result<Source> {
+    let mut replication = Replication::connect(database, "portalhook identify").await?;
+    let identity = replication.identify_system().await?;
     let row = session
-        .query_one(
-            "SELECT oid::int8, current_setting('server_version') FROM pg_catalog.pg_database WHERE datname = current_database()",
-            &[],
-        )
+        .query_one(IDENTIFY, &[])
         .await
         .map_err(|error| Error::because(Kind::Unavailable, "identify the database", error))?;
     let (oid, version): (i64, String) = (row.get(0), row.get(1));
-    if identity.system_identifier == checkpoint.system_identifier && oid == checkpoint.database_oid {
-        return Ok(version);
+    let checkpoint = advance.checkpoint();
+    let copied = identity.system_identifier != checkpoint.system_identifier || oid != checkpoint.database_oid;
+    let home = database.home();
+    permitted(database, checkpoint, copied, &home)?;
+
+    let timeline = i32::try_from(identity.timeline).unwrap_or(i32::MAX);
+    let known = checkpoint.timeline.unwrap_or(timeline);
+    let mut why = interrupted(session, checkpoint).await?;
+    let mut fork = None;
+    if known != timeline {
+        fork = replication.timeline_start(identity.timeline).await?;
+        tracing::warn!(
+            "the server is on timeline {timeline} and was on {known}: a failover or a restore; transactions from {} on have \
+             event ids of their own",
+            fork.map_or("there".to_owned(), |fork| fork.to_string())
+        );
+        if why.is_none() && !goes_on(session, checkpoint, fork).await? {
+            why = Some(format!("replication slot {} is of another timeline", checkpoint.slot));
+        }
     }
-    Err(Error::usage(format!(
-        "{database} is a copy of the database that portalhook was set up in: nothing is delivered from a copy \
-         (run portalhook setup --afresh to make this database a source of its own)"
-    )))
+    let gap = why.map(|why| Gap { why, timeline, home: home.clone(), new_source: known != timeline });
+    if gap.is_none() {
+        advance.note_server(session, timeline, fork, &home).await?;
+    }
+    Ok(Source { version, gap })
 }
 
-/// What the slot held and we have not read is gone with it: that is for the operator to know, not for us to pass over.
-async fn check_slot(session: &Session, checkpoint: &Checkpoint) -> Result<()> {
+/// A clone of the database, or one restored elsewhere, must not call production's customers.
+fn permitted(database: &Database, checkpoint: &Checkpoint, copied: bool, home: &str) -> Result<()> {
+    const WAYS: &str = "portalhook setup --adopt if it goes on in that one's place, portalhook setup --new-source if it is \
+                        another, such as a staging database";
+    if copied {
+        return Err(Error::usage(format!(
+            "{database} is a copy of the database that portalhook was set up in, and nothing is delivered from a copy: {WAYS}"
+        )));
+    }
+    match &checkpoint.home {
+        Some(known) if !meet(known, home) => Err(Error::usage(format!(
+            "{database} was read at {known} until now, and database.url finds it at {home}: it was moved, or is a copy, from \
+             which nothing is delivered: {WAYS}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Why the slot cannot go on where the checkpoint is.
+async fn interrupted(session: &Session, checkpoint: &Checkpoint) -> Result<Option<String>> {
+    if let Some(why) = &checkpoint.gap {
+        return Ok(Some(why.clone()));
+    }
     let name = &checkpoint.slot;
-    let found = slot::read(session, name).await.context("look for the replication slot")?;
-    let how = match found {
+    Ok(match slot::read(session, name).await.context("look for the replication slot")? {
         Some(slot) if slot.is_lost() => {
             let why = slot.invalid.map(|reason| format!(" ({reason})")).unwrap_or_default();
-            format!("was given up by the server{why}")
+            Some(format!("replication slot {name} was given up by the server{why}"))
         }
-        Some(_) => return Ok(()),
-        None => "is gone".to_owned(),
-    };
-    Err(Error::usage(format!(
-        "replication slot {name} {how}: what was committed after {} cannot be read any more. Run portalhook setup \
-         --afresh: it makes a new slot and a new copy. Changes from there to the new copy give no events; deliveries that \
-         are in the ledger stay",
-        checkpoint.lsn
-    )))
+        Some(_) => None,
+        None => Some(format!("replication slot {name} is gone")),
+    })
+}
+
+/// Whether a slot goes on after a promotion: only one that the standby kept in step with the primary's. That one may have
+/// moved past a group commit that never reached the standby; then what it moved past is missing.
+async fn goes_on(session: &Session, checkpoint: &Checkpoint, fork: Option<Lsn>) -> Result<bool> {
+    // What a second fork would need, before the first was passed, is compared instead.
+    let passed = checkpoint.fork.as_ref().is_none_or(|(earlier, _)| *earlier <= checkpoint.lsn);
+    let slot = slot::read(session, &checkpoint.slot).await?;
+    Ok(fork.is_some()
+        && passed
+        && slot.is_some_and(|slot| {
+            slot.synced && slot.confirmed_flush.is_some_and(|confirmed| confirmed <= checkpoint.lsn)
+        }))
 }

@@ -9,7 +9,10 @@ use crate::error::{Context as _, Result};
 use crate::mapping::layout::quote;
 use crate::mapping::plan::{Plan, Table};
 
-/// What to type where the stream was lost.
+/// What to type where the slot was lost.
+const RUN: &str = "portalhook run: it makes the slot anew and closes the gap from the mirror";
+
+/// What to type where the mirror cannot be right.
 const AFRESH: &str = "portalhook setup --afresh --admin-url URL (changes until then give no events)";
 
 /// The slot, and how it stands.
@@ -17,7 +20,7 @@ pub(super) async fn slot(client: &Client, config: &Config, database_oid: u32) ->
     let name = config.capture.slot.clone().unwrap_or_else(|| format!("portalhook_{database_oid}"));
     let slot = slot::read(client, &name).await?;
     let Some(there) = &slot else {
-        return Ok((None, vec![Finding::fail(format!("replication slot {name} is not there"), AFRESH)]));
+        return Ok((None, vec![Finding::fail(format!("replication slot {name} is not there"), RUN)]));
     };
     if there.plugin.as_deref() != Some("pgoutput") {
         let plugin = there.plugin.as_deref().unwrap_or("none");
@@ -29,7 +32,7 @@ pub(super) async fn slot(client: &Client, config: &Config, database_oid: u32) ->
     }
     if there.is_lost() {
         let why = there.invalid.as_deref().unwrap_or("its WAL was removed");
-        let finding = Finding::fail(format!("replication slot {name} is lost: {why}"), AFRESH);
+        let finding = Finding::fail(format!("replication slot {name} is lost: {why}"), RUN);
         return Ok((slot, vec![finding]));
     }
     let held = u64::try_from(there.retained_bytes.unwrap_or_default()).unwrap_or_default();

@@ -8,6 +8,9 @@ use crate::mapping::plan::{Entity, Plan};
 use crate::mapping::read;
 use crate::session::{self, Database};
 
+/// The daemon takes the mapping over where the stream reaches its change.
+const SWITCHES: &str = "start portalhook run, or see why it waits: SELECT why, state, problem FROM portalhook.switches WHERE state <> 'done'";
+
 const SETUP: &str = "portalhook setup --admin-url URL";
 
 /// The plan that runs, if it can be read; says whether it is that of the mapping.
@@ -30,12 +33,13 @@ pub(super) async fn plan(client: &Client, findings: &mut Vec<Finding>) -> Result
     let gone = plan.entities.iter().find(|one| !written.iter().any(|(entity, _)| *entity == one.entity));
     findings.push(match (other.as_slice(), gone) {
         ([], None) => Finding::pass("the daemon runs the mapping that portalhook.mapping holds"),
-        ([], Some(gone)) => {
-            Finding::warn(format!("{} was deleted from portalhook.mapping, and still runs", gone.entity.name()), SETUP)
-        }
+        ([], Some(gone)) => Finding::warn(
+            format!("{} was deleted from portalhook.mapping, and still runs", gone.entity.name()),
+            SWITCHES,
+        ),
         _ => Finding::warn(
-            format!("{} was changed in portalhook.mapping, and the old text still runs", other.join(", ")),
-            SETUP,
+            format!("{} was changed in portalhook.mapping, and the text before it still runs", other.join(", ")),
+            SWITCHES,
         ),
     });
     Ok(Some(plan))

@@ -34,9 +34,24 @@ pub(crate) async fn deleted(client: &Client, busy: &[i64], strays: &BTreeMap<i64
     for row in gone {
         let endpoint: i64 = row.try_get(0).context("find deleted endpoints")?;
         let passed: bool = row.try_get(1).context("find deleted endpoints")?;
-        client.execute(CANCEL, &[&endpoint, &passed]).await.context("cancel deliveries of a deleted endpoint")?;
+        client
+            .execute(CANCEL, &[&endpoint, &passed, &"cancelled: the endpoint was deleted"])
+            .await
+            .context("cancel deliveries of a deleted endpoint")?;
     }
     Ok(())
+}
+
+/// Cancels what is pending for every endpoint; gives how much that was.
+pub(crate) async fn all(client: &Client, reason: &str) -> Result<i64> {
+    let pending = "SELECT endpoint, (waiting + retrying)::bigint FROM portalhook.endpoint_health";
+    let mut cancelled = 0;
+    for row in client.query(pending, &[]).await.context("find what is pending")? {
+        let endpoint: i64 = row.try_get(0).context("find what is pending")?;
+        cancelled += row.try_get::<_, i64>(1).context("find what is pending")?;
+        client.execute(CANCEL, &[&endpoint, &false, &reason]).await.context("cancel what is pending")?;
+    }
+    Ok(cancelled)
 }
 
 /// One statement, so all or nothing. Ranges are runs of sequences without an outcome.
@@ -58,7 +73,7 @@ const CANCEL: &str = "
         FROM routed WHERE position NOT IN (SELECT position FROM settled)),
     ranges AS (
         INSERT INTO portalhook.settled_ranges (endpoint, first_sequence, last_sequence, reason)
-        SELECT $1, min(sequence), max(sequence), 'cancelled: the endpoint was deleted' FROM runs GROUP BY run),
+        SELECT $1, min(sequence), max(sequence), $3 FROM runs GROUP BY run),
     moved AS (
         UPDATE portalhook.cursors c SET position = r.position, sequence = r.sequence
         FROM (SELECT max(position) AS position, max(sequence) AS sequence FROM routed) r

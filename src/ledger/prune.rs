@@ -151,15 +151,9 @@ fn not_at_once<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// What has no partitions. An operation must stay until the stream has brought it, however long ago it was written: the
-/// slot's `catalog_xmin` is older than every transaction that it has yet to send (`pg_replication_slots`).
+/// What has no partitions. An operation must stay until the stream has brought it, however long ago it was written.
 const ROWS: [(&str, &str); 3] = [
-    (
-        "DELETE FROM portalhook.operations WHERE created_at < now() - $1::text::interval AND xid <
-             (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint - age(s.catalog_xmin)
-              FROM portalhook.checkpoint k JOIN pg_catalog.pg_replication_slots s ON s.slot_name = k.slot)",
-        "prune operations",
-    ),
+    ("DELETE FROM portalhook.operations WHERE created_at < now() - $1::text::interval AND taken", "prune operations"),
     (
         "DELETE FROM portalhook.row_failures WHERE at < now() - $1::text::interval",
         "prune rows that could not be evaluated",

@@ -5,7 +5,7 @@ use tokio_postgres::Client;
 
 use super::net::{Key, Write, stored_columns};
 use crate::change::{Row, TupleData};
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::mapping::layout::quote;
 use crate::mapping::plan::{Column, Table};
 use crate::mapping::record;
@@ -17,6 +17,21 @@ pub(crate) struct Comparison<'t> {
     pub(crate) table: &'t Table,
     /// Schema and name, quoted.
     pub(crate) source: String,
+}
+
+/// The table with this oid by its present name.
+///
+/// # Errors
+/// `Kind::Usage` where there is none any more.
+pub(crate) async fn source(client: &Client, table: &Table) -> Result<String> {
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class AS c
+               JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    let name = format!("{}.{}", table.schema, table.name);
+    let row =
+        client.query_opt(sql, &[&table.oid]).await.context(format!("look for {name}"))?.ok_or_else(|| {
+            Error::usage(format!("{name} is not there any more, or was made anew: run portalhook setup"))
+        })?;
+    Ok(format!("{}.{}", quote(row.get(0)), quote(row.get(1))))
 }
 
 impl Comparison<'_> {

@@ -28,6 +28,11 @@ pub(crate) struct FirstCopy<'a> {
     pub(crate) publication: &'a str,
     pub(crate) system_identifier: &'a str,
     pub(crate) database_oid: u32,
+    /// The server's timeline, and where it is found (`Database::home`).
+    pub(crate) timeline: i32,
+    pub(crate) home: &'a str,
+    /// Event ids are unlike those of the database that this is a copy of.
+    pub(crate) new_source: bool,
 }
 
 /// Rows copied of a table.
@@ -88,7 +93,7 @@ impl FirstCopy<'_> {
             client.batch_execute(&analyze_sql(table)).await.context("analyze the mirror")?;
         }
         client.batch_execute(counters::CREATE).await.context("create the counters")?;
-        count(client, self.plan, lsn, progress).await.context("count what users have done")?;
+        count(client, self.plan, lsn, progress).await?;
         client.batch_execute(ROUTES).await.context("take in the endpoints")?;
         self.record(client, lsn).await?;
         Ok(copied)
@@ -117,6 +122,9 @@ impl FirstCopy<'_> {
                     &i64::from(self.database_oid),
                     &self.slot,
                     &self.publication,
+                    &self.timeline,
+                    &self.home,
+                    &self.new_source,
                 ],
             )
             .await
@@ -125,7 +133,7 @@ impl FirstCopy<'_> {
     }
 }
 
-/// Counts in one statement; if a row's data makes that fail, row by row.
+/// Counts what users have done, in one statement; if a row's data makes that fail, row by row. The counters are empty.
 pub(crate) async fn count(
     client: &Client,
     plan: &Plan,
@@ -137,13 +145,13 @@ pub(crate) async fn count(
     let Err(error) = patiently(client.batch_execute(&in_one), progress, "counters").await else { return Ok(()) };
     let of_a_row = |code: &SqlState| ["21", "22", "23"].iter().any(|class| code.code().starts_with(class));
     if !error.code().is_some_and(of_a_row) {
-        return Err(error).context("count in one statement");
+        return Err(error).context("count what users have done");
     }
     let problem = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
     progress(format!("a row cannot be evaluated ({problem}): counting row by row"));
     client.batch_execute("ROLLBACK TO counting").await.context("go back to the savepoint")?;
     for sql in count::count_one_by_one_sql(plan, &lsn.to_string()) {
-        patiently(client.batch_execute(&sql), progress, "counters").await.context("count row by row")?;
+        patiently(client.batch_execute(&sql), progress, "counters").await.context("count what users have done")?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 mod authenticate;
 mod database;
+pub(crate) mod home;
 mod password;
 mod replication;
 mod settings;

@@ -123,6 +123,20 @@ impl Replication {
         })
     }
 
+    /// Where a timeline began, in the one before it (`None`: the first has no beginning).
+    pub(crate) async fn timeline_start(&mut self, timeline: u32) -> Result<Option<Lsn>> {
+        if timeline <= 1 {
+            return Ok(None);
+        }
+        let doing = "read the timeline's history";
+        let rows = self.query(&format!("TIMELINE_HISTORY {timeline}"), doing).await?;
+        let [_, history] = only_row(rows, doing)?;
+        // Lines are: the earlier timeline, where it ended, why; the last one is of the timeline just before.
+        let ends = history.lines().filter(|line| !line.trim_start().starts_with('#'));
+        let last = ends.filter_map(|line| line.split_whitespace().nth(1)).next_back();
+        last.map(str::parse).transpose().map_err(|error| Error::because(Kind::Failed, doing, error))
+    }
+
     /// Creates a logical slot for pgoutput and exports its snapshot.
     ///
     /// The server waits for every transaction of the cluster that is writing; dropping the future only closes the

@@ -7,6 +7,7 @@ pub(crate) mod followed;
 mod identity;
 mod mapping;
 pub(crate) mod migrations;
+mod origin;
 mod publication;
 mod role;
 mod schema;
@@ -27,6 +28,8 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::session::{self, Database};
+use choose::Known;
+pub(crate) use origin::Origin;
 use role::Role;
 use script::Script;
 use stream::{Beginning, Standing};
@@ -49,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) event_trigger: bool,
     /// Copy everything anew although events between the old mirror and the new one are lost.
     pub(crate) afresh: bool,
+    /// What a database that was copied or moved is.
+    pub(crate) origin: Origin,
 }
 
 /// Prepares the database; `out` gets a line for each step, or with `print_sql` the SQL.
@@ -75,12 +80,21 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     script.say("server", format!("database {} as {}", server.database, server.admin))?;
 
     let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
-    let chosen = choose::choose(&admin, options.views.as_deref(), options.afresh).await?;
+    let known = match options.origin {
+        _ if options.afresh => Known::Nothing,
+        Origin::New => Known::Nothing,
+        Origin::Adopt => Known::Moved,
+        Origin::AsBefore => Known::AsItIs,
+    };
+    let chosen = choose::choose(&admin, options.views.as_deref(), known).await?;
     publication::check_tables(&admin, &chosen.plan, &role.name).await?;
-    let standing = stream::look(&admin, &server, &chosen.plan, &slot).await?.permitted(options.afresh)?;
+    let standing = stream::look(&admin, &server, &chosen.plan, &slot, &database.home(), options.origin)
+        .await?
+        .permitted(options.afresh || options.origin == Origin::New)?;
 
     role::prepare(&admin, &server, &role, &mut script).await?;
     schema::prepare(&mut admin, &server, &role, &mut script).await?;
+    origin::own(&admin, &server, &role, &mut script).await?;
     let kept = match &standing {
         Standing::Changed { stored, .. } => stored.tables.as_slice(),
         _ => &[],
@@ -91,7 +105,11 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     }
     let before = match &standing {
         Standing::Stale { replaced, .. } => replaced.as_deref(),
-        Standing::Whole | Standing::Reworded | Standing::Nothing { .. } | Standing::Changed { .. } => None,
+        Standing::Whole
+        | Standing::Reworded
+        | Standing::Adopted { .. }
+        | Standing::Nothing { .. }
+        | Standing::Changed { .. } => None,
     };
     mapping::grant(&admin, &server, &role, &chosen.plan, before, &mut script).await?;
     followed::store(&admin, &chosen.plan, &options.publication, &mut script).await?;
@@ -115,8 +133,9 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         slot: &slot,
         publication: &options.publication,
         database: &database,
+        origin: options.origin,
     };
-    beginning.make(client, &standing, &mut script).await?;
+    beginning.make(&admin, client, &standing, &mut script).await?;
     if !switches {
         show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
     }

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Client;
 
+use super::origin::{self, Adoption, Known, Origin};
 use super::publication::shown;
 use super::script::{Script, fix};
 use super::server::Server;
@@ -9,7 +10,7 @@ use crate::capture::slot::{self, Slot};
 use crate::error::{Context as _, Result};
 use crate::mapping::plan::Plan;
 use crate::mirror::copy::{FirstCopy, patiently, store_plan};
-use crate::session::Database;
+use crate::session::{Database, Replication};
 
 /// What stands there already.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(crate) enum Standing {
     Nothing { leftover_slot: bool },
     /// All is there, but for another mapping: the daemon switches to it.
     Changed { stored: Box<Plan>, lsn: String },
+    /// A checkpoint and a mirror from elsewhere, which go on here; from another cluster or database, or only another place.
+    Adopted { another: bool },
     /// A checkpoint whose mirror must go: the slot is gone, or what is there cannot be read.
     Stale { why: String, replaced: Option<Box<Plan>>, slot: bool },
 }
@@ -30,7 +33,14 @@ pub(crate) enum Standing {
 ///
 /// # Errors
 /// `Kind::Usage` where the checkpoint is another database's or another slot's.
-pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_name: &str) -> Result<Standing> {
+pub(crate) async fn look(
+    client: &Client,
+    server: &Server,
+    plan: &Plan,
+    slot_name: &str,
+    home: &str,
+    origin: Origin,
+) -> Result<Standing> {
     let slot = slot::read(client, slot_name).await?;
     if let Some(slot) = slot
         .as_ref()
@@ -47,18 +57,32 @@ pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_nam
         .context("look for the checkpoint")?
         .get(0);
     let row = if there {
-        let sql = "SELECT slot, system_identifier, database_oid, lsn::text, (SELECT plan::text FROM portalhook.plan) FROM portalhook.checkpoint";
+        let sql = "SELECT slot, system_identifier, database_oid, lsn::text, (SELECT plan::text FROM portalhook.plan),
+                          to_jsonb(c) ->> 'home' FROM portalhook.checkpoint AS c";
         client.query_opt(sql, &[]).await.context("read the checkpoint")?
     } else {
         None
     };
     let Some(row) = row else { return Ok(Standing::Nothing { leftover_slot: slot.is_some() }) };
     let (of_slot, system, database): (&str, &str, i64) = (row.get(0), row.get(1), row.get(2));
-    if system != server.system_identifier || database != i64::from(server.database_oid) {
-        return Err(fix(
-            "this database is a copy of another that portalhook runs on, and must not call that one's receivers",
-            "to start anew here: DROP SCHEMA portalhook, portalhook_mirror, portalhook_ledger CASCADE",
-        ));
+    let known = Known { system_identifier: system, database_oid: database, home: row.get(5) };
+    origin::permitted(&known, server, home, origin)?;
+    let stored: Option<Plan> = row.get::<_, Option<&str>>(4).and_then(|json| serde_json::from_str(json).ok());
+    match origin {
+        Origin::New => {
+            let why = "this database is a source of its own from now on".to_owned();
+            return Ok(Standing::Stale { why, replaced: stored.map(Box::new), slot: slot.is_some() });
+        }
+        Origin::Adopt if stored.as_ref().is_some_and(|stored| origin::moved(stored, plan)) => {
+            return Ok(Standing::Adopted { another: origin::is_another(&known, server) });
+        }
+        Origin::Adopt => {
+            return Err(fix(
+                "the mapping is another than that of the mirror",
+                "adopt this database with the mapping that it had, and change it then",
+            ));
+        }
+        Origin::AsBefore => {}
     }
     if of_slot != slot_name {
         return Err(fix(
@@ -66,7 +90,6 @@ pub(crate) async fn look(client: &Client, server: &Server, plan: &Plan, slot_nam
             "set capture.slot to that name",
         ));
     }
-    let stored: Option<Plan> = row.get::<_, Option<&str>>(4).and_then(|json| serde_json::from_str(json).ok());
     let lsn: &str = row.get(3);
     let replaced = stored.map(Box::new);
     Ok(match slot {
@@ -135,12 +158,14 @@ pub(crate) struct Beginning<'a> {
     pub(crate) publication: &'a str,
     /// As the daemon's role.
     pub(crate) database: &'a Database,
+    pub(crate) origin: Origin,
 }
 
 impl Beginning<'_> {
     /// Makes whole what is not; `client` is a session of the daemon's role, `None` where nothing may be changed.
     pub(crate) async fn make(
         &self,
+        admin: &Client,
         client: Option<&Client>,
         standing: &Standing,
         script: &mut Script<'_>,
@@ -155,8 +180,28 @@ impl Beginning<'_> {
             Standing::Changed { lsn, .. } => {
                 return script.say("switch", format!("the daemon takes the mapping over where the stream reaches it (it is at {lsn}); SELECT * FROM portalhook.switches shows how far it is"));
             }
+            Standing::Adopted { another } => {
+                let adoption = Adoption {
+                    server: self.server,
+                    plan: self.plan,
+                    slot: self.slot,
+                    publication: self.publication,
+                    home: &self.database.home(),
+                    another: *another,
+                };
+                return match client {
+                    Some(client) => adoption.make(client, script).await,
+                    None => script.say("adopt", "would write this database into portalhook.checkpoint"),
+                };
+            }
             Standing::Nothing { leftover_slot } => (*leftover_slot, None, None),
             Standing::Stale { why, replaced, slot } => (*slot, replaced.as_deref(), Some(why)),
+        };
+        let home = self.database.home();
+        let timeline = match client {
+            Some(_) => Replication::connect(self.database, "portalhook setup").await?.identify_system().await?.timeline,
+            // The role may not be there yet.
+            None => 0,
         };
         let copy = FirstCopy {
             plan: self.plan,
@@ -165,13 +210,20 @@ impl Beginning<'_> {
             publication: self.publication,
             system_identifier: &self.server.system_identifier,
             database_oid: self.server.database_oid,
+            timeline: i32::try_from(timeline).unwrap_or(i32::MAX),
+            home: &home,
+            new_source: self.origin == Origin::New,
         };
         let Some(client) = client else { return self.show(&copy, old_slot, script) };
         if let Some(why) = why {
-            script.say("afresh", format!("{why}; changes from there to the new copy give no events"))?;
+            let lost = if copy.new_source { "" } else { "; changes from there to the new copy give no events" };
+            script.say("afresh", format!("{why}{lost}"))?;
         }
         if old_slot {
             self.drop_old(client, script).await?;
+        }
+        if copy.new_source {
+            origin::silence(client, admin, script).await?;
         }
         self.copy(client, &copy, script).await
     }

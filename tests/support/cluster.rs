@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 #[path = "../../src/throwaway.rs"]
 mod throwaway;
 
-pub(crate) use throwaway::Throwaway;
+pub(crate) use throwaway::{Throwaway, free_port};
 
 /// The server that tests share. A static is never dropped, so it only points at the server: the last test that uses it
 /// stops it, and should another test come after that, it starts a new one.
@@ -17,8 +17,8 @@ static SHARED: Mutex<Weak<Throwaway>> = Mutex::new(Weak::new());
 /// An empty database, and the name of an unprivileged role that exists for it alone (roles belong to the whole server).
 #[derive(Clone)]
 pub(crate) struct Database {
-    server: Arc<Throwaway>,
-    name: String,
+    pub(super) server: Arc<Throwaway>,
+    pub(super) name: String,
 }
 
 impl Database {

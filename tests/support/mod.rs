@@ -2,6 +2,8 @@
 
 pub(crate) mod application;
 pub(crate) mod cluster;
+pub(crate) mod copies;
+pub(crate) mod mirror;
 pub(crate) mod portal;
 pub(crate) mod process;
 pub(crate) mod random;

@@ -74,6 +74,12 @@ impl Portal {
         process::output(&["--config", &config, "setup", "--admin-url", &admin, "--views", &file])
     }
 
+    /// Runs `portalhook setup` with the mapping that is there and these flags.
+    pub(crate) fn setup_with(&self, flags: &[&str]) -> Output {
+        let (config, admin) = (self.config().display().to_string(), self.database.owner_url());
+        process::output(&[&["--config", &config, "setup", "--admin-url", &admin], flags].concat())
+    }
+
     /// Runs a command of an operator to its end, as the daemon's role.
     #[track_caller]
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {

@@ -310,7 +310,7 @@ impl Advance {
             self.tell_test(&staged.net, number, &operation, group);
             self.write_page(staged.sql, group).await?;
         }
-        Ok(())
+        operations::take(staged.sql).await
     }
 
     /// Writes a page of events, if there is one.

@@ -9,7 +9,14 @@ use crate::error::Result;
 use crate::failpoint;
 use crate::mirror::prepared::Prepared;
 
+const TAKE: &str =
+    "UPDATE portalhook.operations SET taken = true WHERE id IN (SELECT number FROM pg_temp.staged_operations)";
 const IN_ORDER: &str = "SELECT place, number FROM pg_temp.staged_operations ORDER BY place, number";
+
+/// Notes that they are taken in.
+pub(super) async fn take(sql: &Prepared<'_>) -> Result<()> {
+    sql.execute("take in operations", TAKE, &[]).await.map(drop)
+}
 
 /// Reads them, some at a time.
 pub(super) struct InOrder<'s, 'a> {

@@ -45,6 +45,12 @@ const DONE: &str = "UPDATE portalhook.switches SET state = 'done', problem = NUL
 const FORGET: &str = "DELETE FROM portalhook.catalog WHERE mirror <> ALL ($1)";
 const NOTIFY: &str = "SELECT pg_notify('portalhook_switch', '')";
 
+/// Has the copier look at the newest mapping.
+pub(in crate::advance) async fn request(sql: &Prepared<'_>, why: &str) -> Result<()> {
+    sql.query("ask for a switch", REQUEST, &[&why]).await?;
+    sql.query("ask for a switch", NOTIFY, &[]).await.map(drop)
+}
+
 impl Advance {
     /// Carries it out at `lsn`; gives the plan that is in force once the group has committed.
     pub(in crate::advance) async fn turn(
@@ -57,8 +63,7 @@ impl Advance {
         sql.settle().await?;
         match turn {
             Turn::Request { why } => {
-                sql.query("ask for a switch", REQUEST, &[why]).await?;
-                sql.query("ask for a switch", NOTIFY, &[]).await?;
+                request(sql, why).await?;
                 Ok(None)
             }
             Turn::InPlace(change) => {

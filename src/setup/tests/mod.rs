@@ -8,7 +8,7 @@ mod rights;
 
 use tokio_postgres::Client;
 
-use super::{Options, run};
+use super::{Options, Origin, run};
 use crate::error::{Kind, Result};
 use crate::throwaway::Throwaway;
 
@@ -37,6 +37,7 @@ fn options(server: &Throwaway) -> Options {
         print_sql: false,
         event_trigger: false,
         afresh: false,
+        origin: Origin::AsBefore,
     }
 }
 

@@ -1,0 +1,215 @@
+//! The stream was interrupted: what it has not brought is what the mirror lacks (DESIGN §2, Gap).
+//!
+//! A new slot's snapshot shows the tables as of where its stream begins. The mirror is taken there in one transaction that
+//! stands for all that was missed. Until that is committed, `checkpoint.gap` says that the slot does not count; so a crash
+//! in between begins anew, and nothing was told before.
+
+use std::collections::HashMap;
+
+use super::group::Group;
+use super::operations::{self, Operation};
+use super::{Advance, durable, switch};
+use crate::capture::slot::{self, Slot};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::failpoint;
+use crate::ledger::checkpoint;
+use crate::ledger::record;
+use crate::lsn::Lsn;
+use crate::mapping::layout::literal;
+use crate::mapping::plan::Entity;
+use crate::mirror::cache::Cache;
+use crate::mirror::compare::{self, Comparison};
+use crate::mirror::copy::{self, patiently};
+use crate::mirror::counters::CounterRows;
+use crate::mirror::net::{Net, OperationAt, Write};
+use crate::mirror::prepared::Prepared;
+use crate::session::{Database, ExportedSlot, Session};
+
+const OPEN: &str = "UPDATE portalhook.checkpoint SET gap = $1, updated_at = now() WHERE epoch = $2";
+const CLOSE: &str = "UPDATE portalhook.checkpoint SET gap = NULL, timeline = $1, source = $2, home = $3, fork = NULL, \
+                     source_after_fork = NULL WHERE epoch = $4";
+const NEW_SOURCE: &str =
+    "SELECT encode(substr(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())), 1, 8), 'hex')";
+/// The first transaction id that the snapshot does not know, and the time in microseconds since 1970.
+const MOMENT: &str =
+    "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, (extract(epoch FROM now()) * 1000000)::bigint";
+
+/// Why the stream has to begin anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gap {
+    /// "replication slot x is gone".
+    pub(crate) why: String,
+    /// The server's timeline, and where it is found (`Database::home`).
+    pub(crate) timeline: i32,
+    pub(crate) home: String,
+    /// Transaction ids may be given a second time: event ids need another source.
+    pub(crate) new_source: bool,
+}
+
+impl Advance {
+    /// Makes a new slot and takes the mirror to where that begins; everything that was missed becomes the events of one
+    /// transaction. The session is the write session.
+    ///
+    /// # Errors
+    /// Whatever it was, the gap stays open, and the next call begins anew.
+    pub(crate) async fn close_gap(&mut self, database: &Database, session: &Session, gap: &Gap) -> Result<()> {
+        let (slot, from) = (self.checkpoint.slot.clone(), self.checkpoint.lsn);
+        tracing::error!(
+            "{}: what was committed after {from} cannot be read from the write-ahead log any more; making slot {slot} anew \
+             and closing the gap by comparing the mirror with the tables",
+            gap.why
+        );
+        session.batch_execute("SET synchronous_commit = on").await.context("open the gap")?;
+        let opened = session.execute(OPEN, &[&gap.why, &self.checkpoint.epoch]).await.context("open the gap")?;
+        session.batch_execute("SET synchronous_commit = off").await.context("open the gap")?;
+        if opened == 0 {
+            return Err(checkpoint::taken_over());
+        }
+        if let Some(Slot { active_pid: Some(process), .. }) = slot::read(session, &slot).await? {
+            let message = format!("replication slot {slot} is being read by process {process}");
+            return Err(Error::new(Kind::Unavailable, message));
+        }
+        slot::drop(session, &slot).await?;
+        let mut progress = |line: String| tracing::info!("{line}");
+        let waiting = "creating the replication slot: waits for every transaction of the server that is writing";
+        let exported = patiently(slot::create(database, &slot), &mut progress, waiting).await?;
+        failpoint::hit("recreated");
+        match self.bridge(session, &exported, gap, &mut progress).await {
+            Ok(events) => {
+                let to = exported.consistent_point;
+                tracing::warn!("the gap from {from} to {to} is closed: {events} events, in one transaction");
+                Ok(())
+            }
+            Err(error) => {
+                // It would keep write-ahead log for nobody.
+                match exported.discard().await {
+                    Ok(()) => Err(error),
+                    Err(also) => Err(error).context(format!("and the new slot stays ({also:?})")),
+                }
+            }
+        }
+    }
+
+    /// All in one transaction, in the new slot's snapshot; gives the number of events.
+    async fn bridge(
+        &mut self,
+        session: &Session,
+        slot: &ExportedSlot,
+        gap: &Gap,
+        progress: &mut (dyn FnMut(String) + Send),
+    ) -> Result<usize> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT {}; \
+             SET LOCAL synchronous_commit = on; SET LOCAL enable_seqscan = on",
+            literal(&slot.snapshot)
+        );
+        session.batch_execute(&begin).await.context("begin in the slot's snapshot")?;
+        let sql = Prepared::new(session);
+        let moment = session.query_one(MOMENT, &[]).await.context("read the snapshot")?;
+        let (xid, micros): (i64, i64) = (moment.get(0), moment.get(1));
+        let mut target = self.checkpoint.clone();
+        // Past a fork, its source is the source.
+        if let Some((_, source)) = target.fork.take() {
+            target.source = source;
+        }
+        if gap.new_source {
+            target.source = session.query_one(NEW_SOURCE, &[]).await.context("make a source")?.get(0);
+        }
+        (target.lsn, target.xid, target.timeline) = (slot.consistent_point, xid.unsigned_abs(), Some(gap.timeline));
+        (target.gap, target.home) = (None, Some(gap.home.clone()));
+        let mut net = Net {
+            xid: target.xid,
+            commit_lsn: target.lsn,
+            end_lsn: target.lsn,
+            commit_micros: micros,
+            writes: self.missed_writes(session, progress).await?,
+            operations: Vec::new(),
+            truncated: Vec::new(),
+        };
+        session.batch_execute("SET LOCAL enable_seqscan = off").await.context("begin in the slot's snapshot")?;
+
+        let started_at = self.checkpoint.position;
+        let mut group = Group::of_gap(target);
+        let missed = operations::read_missed(&sql).await?;
+        let numbers: Vec<i64> = missed.iter().map(|(number, _)| *number).collect();
+        let operations = self.take_in(missed, &mut net, &mut group);
+        self.batch(&sql, vec![net], &operations, &mut group).await?;
+        sql.settle().await?;
+        if operations.values().any(|operation| matches!(operation, Operation::Mapping { .. })) {
+            switch::turn::request(&sql, "the mapping was changed in the gap").await?;
+        }
+        self.recount(session, group.checkpoint.lsn, progress).await?;
+        failpoint::hit("bridged");
+
+        record::events(&sql, &self.day, &group.events).await?;
+        record::routes(&sql, &self.routes, started_at).await?;
+        record::failures(&sql, &self.plan, &group.failures).await?;
+        operations::take(&sql, numbers).await?;
+        let closing: Vec<crate::mirror::prepared::Owned> = vec![
+            Box::new(gap.timeline),
+            Box::new(group.checkpoint.source.clone()),
+            Box::new(gap.home.clone()),
+            Box::new(self.checkpoint.epoch),
+        ];
+        sql.post("close the gap", CLOSE, closing).await?;
+        group.checkpoint.advance(&sql).await?;
+        sql.post_plain("commit what the gap held", "COMMIT").await?;
+        durable::written(&sql).await.map_err(checkpoint::fenced)?;
+        sql.settle().await.map_err(checkpoint::fenced)?;
+        failpoint::hit("closed");
+        self.checkpoint = group.checkpoint;
+        self.counters = CounterRows::default();
+        self.cache = Cache::new(self.settings.cache);
+        Ok(group.events.len())
+    }
+
+    /// What the mirrors lack: posts before votes before comments, then the rest, each by key.
+    async fn missed_writes(&self, session: &Session, progress: &mut (dyn FnMut(String) + Send)) -> Result<Vec<Write>> {
+        let rank = |table: usize| {
+            let of = self.plan.entities.iter().filter(|entity| entity.base == Some(table));
+            of.map(|entity| entity.entity).min().unwrap_or(Entity::Portals)
+        };
+        let mut order: Vec<usize> = (0..self.plan.tables.len()).collect();
+        order.sort_by_key(|&table| rank(table));
+        let mut writes = Vec::new();
+        for index in order {
+            let table = &self.plan.tables[index];
+            let comparison = Comparison { index, table, source: compare::source(session, table).await? };
+            let label = format!("{}: comparing with the mirror", comparison.source);
+            // Operations stand at 0.
+            let found = comparison.differences(session, 1 + writes.len());
+            writes.extend(patiently(found, progress, &label).await?);
+        }
+        Ok(writes)
+    }
+
+    /// Endpoints first, so that one which was added in the gap gets what the gap held. Gives the others, which become
+    /// events of the gap's transaction.
+    fn take_in(&mut self, missed: Vec<(i64, Operation)>, net: &mut Net, group: &mut Group) -> HashMap<i64, Operation> {
+        let mut others = HashMap::new();
+        for (number, operation) in missed {
+            match operation {
+                Operation::PutEndpoint { .. } | Operation::DeleteEndpoint { .. } => {
+                    self.change_routes(&operation, group);
+                }
+                Operation::Mute { .. } => tracing::warn!(
+                    "a transaction in the gap called portalhook.mute(): its changes cannot be told from the others there, \
+                     and are not muted"
+                ),
+                other => {
+                    net.operations.push(OperationAt { number, place: 0 });
+                    others.insert(number, other);
+                }
+            }
+        }
+        others
+    }
+
+    /// Counters follow the events, and may have drifted from the rows; after a gap they are counted.
+    async fn recount(&self, session: &Session, lsn: Lsn, progress: &mut (dyn FnMut(String) + Send)) -> Result<()> {
+        let clear = "SET LOCAL enable_seqscan = on; DELETE FROM portalhook_mirror.counters";
+        session.batch_execute(clear).await.context("clear the counters")?;
+        copy::count(session, &self.plan, lsn, progress).await?;
+        session.batch_execute("SET LOCAL enable_seqscan = off").await.context("clear the counters")
+    }
+}

@@ -14,12 +14,13 @@ mod source;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 pub(crate) use self::control::Control;
 use self::control::Request;
 use crate::advance::Advance;
+use crate::advance::switch::copier;
 use crate::capture::{self, wal};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
@@ -172,7 +173,9 @@ async fn once(
     let delivery = settings::deliver(config, figures);
 
     let capturing = wal::run(database, &start, sender, confirmed, &figures.positions, streaming, stopping.clone());
-    let advancing = advance.run(&session, &mut transactions, &confirm, &mut offers, stopping.clone());
+    let (command, mut commands) = mpsc::channel(1);
+    let advancing = advance.run(&session, &mut transactions, &mut commands, &confirm, &mut offers, stopping.clone());
+    let copying = copier::run(database, command, stopping.clone());
     let delivering = deliver::run(delivery, connect, &mut offered, stopping.clone());
     let told = async {
         let mut stopping = stopping;
@@ -182,10 +185,11 @@ async fn once(
         }
         Ok(())
     };
-    let (captured, advanced, delivered, _) = tokio::join!(
+    let (captured, advanced, delivered, ..) = tokio::join!(
         ending(&stop, Box::pin(capturing)),
         ending(&stop, Box::pin(advancing)),
         ending(&stop, Box::pin(delivering)),
+        ending(&stop, Box::pin(copying)),
         ending(&stop, Box::pin(told)),
     );
     // A fault of capture is the cause where there are several: the heart only sees that nothing comes any more.

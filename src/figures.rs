@@ -25,6 +25,8 @@ pub(crate) struct Figures {
     /// Position of the last event: the newest run's.
     committed: Mutex<Option<watch::Receiver<i64>>>,
     seen: Mutex<Option<(Seen, Instant)>>,
+    /// Why the stream stands still, and what to type.
+    paused: Mutex<Option<String>>,
     restarts: AtomicU64,
     streamed: AtomicBool,
 }
@@ -74,6 +76,7 @@ impl Default for Figures {
             tally: Arc::default(),
             committed: Mutex::default(),
             seen: Mutex::default(),
+            paused: Mutex::default(),
             restarts: AtomicU64::new(0),
             streamed: AtomicBool::new(false),
         }
@@ -128,10 +131,15 @@ impl Figures {
         *lock(&self.seen) = seen.map(|seen| (seen, Instant::now()));
     }
 
+    /// `None`: the stream flows.
+    pub(crate) fn set_paused(&self, why: Option<String>) {
+        *lock(&self.paused) = why;
+    }
+
     /// Why the daemon is not well; `None` when it streams and the database answers.
     pub(crate) fn trouble(&self) -> Option<String> {
         match self.state() {
-            State::Streaming if self.seen().is_some() => None,
+            State::Streaming if self.seen().is_some() => lock(&self.paused).clone(),
             State::Streaming => Some("the database does not answer".to_owned()),
             State::Starting => Some("starting: not streaming yet".to_owned()),
             State::Faulty(fault) => Some(format!("starting again after: {fault}")),
@@ -151,6 +159,9 @@ impl fmt::Display for Figures {
         let (load, _) = self.tally.load();
         let seen = self.seen();
         match (self.state(), seen) {
+            (State::Streaming, Some(seen)) if lock(&self.paused).is_some() => {
+                write!(f, "PAUSED (portalhook status says why), {} behind", bytes(seen.behind()))?;
+            }
             (State::Streaming, Some(seen)) => write!(f, "streaming, {} behind", bytes(seen.behind()))?,
             (State::Streaming, None) => write!(f, "streaming")?,
             (State::Starting, _) => write!(f, "starting")?,

@@ -94,6 +94,7 @@ fn status_tells_how_everything_does_to_people_and_to_scripts() {
             "slot",
             "position",
             "mirror",
+            "switches",
             "pending",
             "failed",
             "rows_not_evaluated",
@@ -228,7 +229,7 @@ fn check_sees_what_migrations_of_the_application_broke() {
         ),
         (
             "UPDATE portalhook.mapping SET query = query || ' AND true' WHERE entity = 'posts'",
-            "warn  posts was changed in portalhook.mapping, and the old text still runs",
+            "warn  posts was changed in portalhook.mapping, and the text before it still runs",
         ),
         (
             "ALTER TABLE portalhook_mirror.\"public.users\" DROP COLUMN name",

@@ -26,5 +26,6 @@ mod service;
 mod shapes;
 mod support;
 mod surroundings;
+mod switches;
 mod throughput;
 mod transactions;

@@ -172,6 +172,16 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION portalhook.mend_publication IS 'Publishes a table that the mapping names, also one that was created anew under that name, with an identity that takes updates, and lets the daemon''s role read the mapped columns; returns the statements that it ran. The daemon calls it.';
 
+-- After a change of the mapping; portalhook.follow_mapping adds what it newly names. Its text decides, which the daemon cannot write.
+CREATE FUNCTION portalhook.forget_tables() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM portalhook.mapped_tables AS m
+    WHERE NOT EXISTS (SELECT FROM portalhook.mapped_columns() AS u JOIN pg_class AS c ON c.oid = u.relation
+                      JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = m.schema_name AND c.relname = m.table_name);
+END $$;
+COMMENT ON FUNCTION portalhook.forget_tables IS 'Internal: takes tables that the mapping does not name any more out of portalhook.mapped_tables. The daemon calls it.';
+
 -- Optional (portalhook setup --event-trigger): the same inside the application's own transaction. It never fails it.
 CREATE FUNCTION portalhook.mend_after_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -204,4 +214,7 @@ END $$;
 COMMENT ON FUNCTION portalhook.mend_after_ddl IS 'Internal: event trigger function. portalhook setup --event-trigger makes the event trigger portalhook_mend; DROP EVENT TRIGGER portalhook_mend removes it.';
 
 REVOKE ALL ON FUNCTION portalhook.members(oid), portalhook.mapped_table(oid), portalhook.mend_identity(regclass),
-    portalhook.mend_publication(regclass), portalhook.mend_after_ddl() FROM PUBLIC;
+    portalhook.mend_publication(regclass), portalhook.forget_tables(), portalhook.mend_after_ddl() FROM PUBLIC;
+
+ALTER TABLE portalhook.switches ADD COLUMN compared oid[] NOT NULL DEFAULT '{}';
+COMMENT ON COLUMN portalhook.switches.compared IS 'Those of the tables whose changes the stream did not carry for a while: what differs at the switch gives events.';

@@ -25,11 +25,16 @@ GRANT EXECUTE ON FUNCTION portalhook.secret(text), portalhook.prepare_partitions
     portalhook.redeliver(text, bigint), portalhook.replay(bigint, timestamptz, timestamptz) TO {role};
 GRANT SELECT ON portalhook.recent_deliveries, portalhook.pending, portalhook.failures, portalhook.endpoint_health TO {role};
 
+-- Changes of the mapping and fresh copies: what is under way, and what needs the owner for it.
+GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.switches TO {role};
+GRANT EXECUTE ON FUNCTION portalhook.request_copy(oid[], text), portalhook.announce_switch(text), portalhook.follow_mapping(),
+    portalhook.show_entity(text, text[]) TO {role};
+
 -- What it remembers of the application's tables, and what it may have mended there: by functions that touch no others.
 GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.catalog TO {role};
 GRANT SELECT, UPDATE (key) ON portalhook.mapped_tables TO {role};
 GRANT EXECUTE ON FUNCTION portalhook.members(oid), portalhook.mapped_table(oid), portalhook.mend_identity(regclass),
-    portalhook.mend_publication(regclass) TO {role};
+    portalhook.mend_publication(regclass), portalhook.forget_tables() TO {role};
 
 -- Its version of the schema: a daemon refuses to run on one that it does not know.
 GRANT SELECT ON portalhook.migrations TO {role};

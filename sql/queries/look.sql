@@ -5,6 +5,7 @@ SELECT w.mirror, k.seen::text, json_build_object(
     'table', CASE WHEN c.oid IS NOT NULL THEN json_build_object(
         'schema', n.nspname,
         'name', c.relname,
+        'named', EXISTS (SELECT FROM portalhook.mapped_tables AS m WHERE m.schema_name = n.nspname AND m.table_name = c.relname),
         'published', (SELECT r.oid::bigint FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
                       WHERE p.pubname = $2 AND r.prrelid = c.oid),
         'made_full', coalesce((portalhook.mapped_table(c.oid)).made_full, false),
@@ -25,11 +26,13 @@ SELECT w.mirror, k.seen::text, json_build_object(
                               LATERAL (SELECT CASE WHEN t.typtype = 'd' THEN t.typbasetype WHEN t.typcategory = 'A' THEN t.typelem END AS inner_type) AS i
                        WHERE inner_type <> 0
                    )
-                   SELECT coalesce(json_agg(json_build_object('oid', e.oid::bigint, 'label', e.enumlabel) ORDER BY e.enumtypid, e.enumsortorder), '[]')
+                   SELECT coalesce(json_agg(json_build_object('oid', e.oid::bigint, 'type', format_type(e.enumtypid, NULL), 'label', e.enumlabel) ORDER BY e.enumtypid, e.enumsortorder), '[]')
                    FROM types AS y JOIN pg_enum AS e ON e.enumtypid = y.oid)
     ) END,
-    'namesake', (SELECT o.oid::bigint FROM pg_class AS o JOIN pg_namespace AS s ON s.oid = o.relnamespace
-                 WHERE s.nspname = w.schema AND o.relname = w.name AND o.relkind IN ('r', 'p') AND o.oid <> w.oid)
+    -- Another table has the name by which the mapping knows this one.
+    'namesake', (SELECT o.oid::bigint FROM portalhook.mapped_tables AS m
+                 JOIN pg_namespace AS s ON s.nspname = m.schema_name JOIN pg_class AS o ON o.relnamespace = s.oid AND o.relname = m.table_name
+                 WHERE m.schema_name = w.schema AND m.table_name = w.name AND o.relkind IN ('r', 'p') AND o.oid <> w.oid)
 )::text
 FROM json_to_recordset($1::text::json) AS w (mirror text, oid oid, schema text, name text, columns text[])
 LEFT JOIN pg_class AS c ON c.oid = w.oid

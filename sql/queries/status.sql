@@ -32,6 +32,9 @@ SELECT json_build_object(
     'mirror', json_build_object(
         'rows', coalesce((SELECT sum(rows) FROM mirror), 0),
         'tables', coalesce((SELECT json_agg(json_build_object('table', name, 'rows', rows) ORDER BY name) FROM mirror), '[]')),
+    'switches', coalesce((SELECT json_agg(json_build_object(
+        'id', id, 'kind', kind, 'state', state, 'why', why, 'problem', problem, 'requested_at', {requested_at}) ORDER BY id)
+        FROM portalhook.switches WHERE state <> 'done'), '[]'),
     'pending', coalesce((SELECT sum(waiting + retrying) FROM health), 0),
     'failed', coalesce((SELECT sum(failed) FROM health), 0) ,
     'rows_not_evaluated', (SELECT count(*) FROM portalhook.row_failures),

@@ -341,6 +341,7 @@ impl Advance {
             | Operation::DeleteEndpoint { .. }
             | Operation::Test { .. }
             | Operation::Mapping { .. }
+            | Operation::Switch { .. }
             | Operation::Mute { .. } => {}
         }
     }
@@ -355,10 +356,13 @@ impl Advance {
                 self.routes.remove(*endpoint);
                 group.routes_changed = true;
             }
-            Operation::Mapping { entity } => {
-                tracing::warn!("the SELECT of {entity} was changed: run portalhook setup to make it count");
-            }
-            Operation::Test { .. } | Operation::Emit { .. } | Operation::Disabled { .. } | Operation::Mute { .. } => {}
+            // Where the mapping changes, the group ends.
+            Operation::Mapping { .. }
+            | Operation::Switch { .. }
+            | Operation::Test { .. }
+            | Operation::Emit { .. }
+            | Operation::Disabled { .. }
+            | Operation::Mute { .. } => {}
         }
     }
 

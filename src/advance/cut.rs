@@ -33,6 +33,11 @@ impl Cuts {
         }
     }
 
+    /// Only keys count: nothing is evaluated.
+    pub(crate) fn of_keys() -> Self {
+        Self { looked_into: HashSet::new(), keyless: HashSet::new(), clock: false }
+    }
+
     /// The transaction has to be a batch of its own.
     fn alone(&self, net: &Net) -> bool {
         self.clock

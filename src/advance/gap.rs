@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::group::Group;
 use super::operations::{self, Operation};
-use super::{Advance, durable};
+use super::{Advance, durable, switch};
 use crate::capture::slot::{self, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::failpoint;
@@ -136,6 +136,9 @@ impl Advance {
         let operations = self.take_in(missed, &mut net, &mut group);
         self.batch(&sql, vec![net], &operations, &mut group).await?;
         sql.settle().await?;
+        if operations.values().any(|operation| matches!(operation, Operation::Mapping { .. })) {
+            switch::turn::request(&sql, "the mapping was changed in the gap").await?;
+        }
         self.recount(session, group.checkpoint.lsn, progress).await?;
         failpoint::hit("bridged");
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::switch::job::Kept;
+use super::switch::turn::Turn;
 use crate::error::Result;
 use crate::event::shape::Entry;
 use crate::ledger::checkpoint::Checkpoint;
@@ -39,6 +41,10 @@ pub(super) struct Group {
     pub(super) failures: Vec<(Lsn, RowFailure)>,
     /// An endpoint was added, changed or removed.
     pub(super) routes_changed: bool,
+    /// For a copy that is under way.
+    pub(super) kept: Vec<Kept>,
+    /// What changes the plan at its end.
+    pub(super) turn: Option<Turn>,
     pub(super) transactions: usize,
     pub(super) batches: usize,
 }
@@ -55,6 +61,8 @@ impl Group {
             parts: Parts::default(),
             failures: Vec::new(),
             routes_changed: false,
+            kept: Vec::new(),
+            turn: None,
             transactions: 0,
             batches: 0,
         }

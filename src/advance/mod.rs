@@ -11,18 +11,20 @@ mod durable;
 mod gap;
 mod group;
 mod gulp;
+mod labels;
 mod operations;
 mod rivals;
 mod server;
 mod staged;
 mod states;
 mod surroundings;
+pub(crate) mod switch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use self::cut::Cuts;
 use self::durable::Durable;
@@ -30,9 +32,13 @@ pub(crate) use self::gap::Gap;
 use self::group::Group;
 use self::gulp::{gulp, next};
 use self::operations::Operation;
+use self::switch::Command;
+use self::switch::job::Recording;
+use self::switch::place::Piece;
+use self::switch::turn::Turn;
 use crate::capture;
-use crate::change::{Arrival, Transaction};
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::change::{Arrival, Change, Relation, Transaction};
+use crate::error::{Context as _, Error, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
 use crate::ledger::checkpoint::{self, Checkpoint};
@@ -57,6 +63,9 @@ const FLUSH_LOOK: Duration = Duration::from_millis(100);
 
 /// The same while transactions arrive without a pause.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// How often the mapping is looked at while the stream waits for it to be changed.
+const PAUSED_LOOK: Duration = Duration::from_millis(500);
 
 /// Plans must not be made from what an empty mirror looked like; the stream redelivers what a crash takes back.
 const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
@@ -99,6 +108,16 @@ pub(crate) struct Advance {
     /// Of `day`.
     parts: Parts,
     day: String,
+    /// The `pg_snapshot` in which the mapping was read for the plan, if it was read apart from the stream.
+    seen: Option<String>,
+    /// Tables as the stream describes them, where that was held against the plan.
+    known: HashMap<u32, Arc<Relation>>,
+    /// A copy that is under way.
+    recording: Option<Recording>,
+    /// The pause that was told last.
+    paused: Option<String>,
+    /// What has to come before a large transaction that was begun too early.
+    before_large: Option<Turn>,
 }
 
 impl Advance {
@@ -106,7 +125,7 @@ impl Advance {
     pub(crate) async fn load(session: &Session, settings: Settings) -> Result<Self> {
         session.batch_execute(SETTINGS).await.context("prepare the write session")?;
         let checkpoint = Checkpoint::take(session).await?;
-        let plan = load_plan(session).await?;
+        let (plan, seen) = switch::load_plan(session).await?;
         let day = partitions::prepare(session, 2).await?;
         let rows = session
             .query("SELECT endpoint, events, portal, sequence FROM portalhook.routes", &[])
@@ -115,10 +134,8 @@ impl Advance {
         let routes = Routes::new(
             rows.iter().map(|row| (row.get(0), Route { events: row.get(1), portal: row.get(2), sequence: row.get(3) })),
         );
-        // The JSON of a value has at least two thirds of its bytes (bytea): beyond this, no body fits.
-        let limit = settings.max_body.saturating_mul(2);
-        let selects: Vec<Select> = plan.entities.iter().map(|entity| Select::new(&plan, entity, limit)).collect();
-        Ok(Self {
+        let selects = selects(&plan, settings.max_body);
+        let mut loaded = Self {
             settings,
             mirrors: plan.tables.iter().map(MirrorSql::new).collect(),
             shapes: shapes(&selects)?,
@@ -132,7 +149,30 @@ impl Advance {
             parts: Parts::default(),
             day,
             plan,
-        })
+            seen,
+            known: HashMap::new(),
+            recording: None,
+            paused: None,
+            before_large: None,
+        };
+        loaded.follow_labels(session).await?;
+        Ok(loaded)
+    }
+
+    /// Goes on with another plan, which is in force now; nothing that was made from the old one stays.
+    fn adopt(&mut self, plan: Plan, seen: Option<String>) -> Result<()> {
+        self.selects = selects(&plan, self.settings.max_body);
+        self.shapes = shapes(&self.selects)?;
+        self.mirrors = plan.tables.iter().map(MirrorSql::new).collect();
+        self.cuts = Cuts::new(&plan);
+        self.netting = self.netting.over(&plan);
+        self.cache = Cache::new(self.settings.cache);
+        self.counters = CounterRows::default();
+        self.known.clear();
+        self.paused = None;
+        self.plan = plan;
+        self.seen = seen.or_else(|| self.seen.take());
+        Ok(())
     }
 
     pub(crate) fn checkpoint(&self) -> &Checkpoint {
@@ -144,6 +184,7 @@ impl Advance {
         mut self,
         session: &Session,
         transactions: &mut capture::Receiver,
+        commands: &mut mpsc::Receiver<Command>,
         confirmed: &watch::Sender<Lsn>,
         feed: &mut Feed,
         mut shutdown: watch::Receiver<bool>,
@@ -152,8 +193,9 @@ impl Advance {
         let mut durable = Durable::default();
         let mut looked = Instant::now();
         let mut left: Option<Arrival> = None;
+        self.resume(&sql, session).await?;
         loop {
-            // In this order: an end is an end; flushed commits free the slot; then the stream.
+            // In this order: an end is an end; flushed commits free the slot; what a copy asks for is short; then the stream.
             let first = tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|now| *now) => return Ok(()),
@@ -161,35 +203,56 @@ impl Advance {
                     durable.look(&sql, confirmed).await?;
                     continue;
                 }
+                Some(command) = commands.recv(), if left.is_none() => {
+                    self.obey(&sql, session, command).await?;
+                    continue;
+                }
                 next = next(&mut left, transactions) => next,
             };
-            let advanced = match first {
+            match first {
                 None => return Ok(()),
                 Some((Arrival::Whole(first), bytes)) => {
-                    let taken = gulp(first, bytes, transactions, &mut left).await;
+                    let mut taken = VecDeque::from(gulp(first, bytes, transactions, &mut left).await);
                     failpoint::hit("received");
-                    self.group(&sql, session, taken).await?
+                    let operations = operations::read(&sql, &announced(&taken)).await?;
+                    while !taken.is_empty() {
+                        let piece = self.piece(session, &mut taken, &operations).await?;
+                        if let Some(why) = &piece.pause {
+                            if self.wait(&sql, session, why, commands, &mut shutdown).await? {
+                                return Ok(());
+                            }
+                            durable.look(&sql, confirmed).await?;
+                            continue;
+                        }
+                        let advanced = match self.group(&sql, session, piece, &operations).await {
+                            Err(error) => return Err(self.cannot_evaluate(&sql, session, error).await),
+                            Ok(advanced) => advanced,
+                        };
+                        self.pass_on(advanced, &mut durable, feed);
+                    }
                 }
                 Some((Arrival::Part(first), _)) => {
                     failpoint::hit("received");
+                    while let Some(why) = self.prepare_for(&sql, session, &first).await? {
+                        if self.wait(&sql, session, &why, commands, &mut shutdown).await? {
+                            return Ok(());
+                        }
+                        durable.look(&sql, confirmed).await?;
+                    }
                     // Nobody waits minutes for its end: it comes again.
                     let advanced = tokio::select! {
                         biased;
                         _ = shutdown.wait_for(|now| *now) => return Ok(()),
-                        advanced = Box::pin(self.large(&sql, session, first, transactions)) => advanced?,
+                        advanced = Box::pin(self.large(&sql, session, first, transactions)) => advanced,
+                    };
+                    let advanced = match advanced {
+                        Err(error) => return Err(self.turn_before(&sql, session, error).await),
+                        Ok(advanced) => advanced,
                     };
                     let Some(advanced) = advanced else { return Ok(()) };
-                    advanced
+                    self.pass_on(advanced, &mut durable, feed);
                 }
                 Some((Arrival::Last(_), _)) => return Err(Error::failed("a transaction ended that had not begun")),
-            };
-            durable.add(advanced.end, advanced.written);
-            match advanced.events {
-                Some(events) => {
-                    let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
-                    feed.offer(committed, self.checkpoint.position);
-                }
-                None => feed.pass(self.checkpoint.position),
             }
             // Also while behind: what is done must not hold the write-ahead log until all is.
             if transactions.queued() == 0 || looked.elapsed() >= LOOK_AT_LEAST {
@@ -199,25 +262,58 @@ impl Advance {
         }
     }
 
+    /// Has a group's commit confirmed once it is flushed, and delivery hear of its events.
+    fn pass_on(&self, advanced: Advanced, durable: &mut Durable, feed: &mut Feed) {
+        durable.add(advanced.end, advanced.written);
+        match advanced.events {
+            Some(events) => {
+                let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
+                feed.offer(committed, self.checkpoint.position);
+            }
+            None => feed.pass(self.checkpoint.position),
+        }
+    }
+
+    /// Waits a moment while the stream is paused; true: an end is wanted.
+    async fn wait(
+        &mut self,
+        sql: &Prepared<'_>,
+        session: &Session,
+        why: &str,
+        commands: &mut mpsc::Receiver<Command>,
+        shutdown: &mut watch::Receiver<bool>,
+    ) -> Result<bool> {
+        self.pause(session, why).await?;
+        tokio::select! {
+            biased;
+            _ = shutdown.wait_for(|now| *now) => return Ok(true),
+            Some(command) = commands.recv() => self.obey(sql, session, command).await?,
+            () = tokio::time::sleep(PAUSED_LOOK) => {}
+        }
+        Ok(false)
+    }
+
     /// One group commit of whole transactions.
     async fn group(
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
-        transactions: Vec<Transaction>,
+        piece: Piece,
+        operations: &HashMap<i64, Operation>,
     ) -> Result<Advanced> {
-        let nets: Vec<Net> =
-            transactions.into_iter().map(|transaction| self.netting.net(transaction)).collect::<Result<_>>()?;
-        let nothing = |end| Advanced { end, events: Some(Vec::new()), written: None };
-        let Some(last) = nets.last() else { return Ok(nothing(self.checkpoint.lsn)) };
+        let Piece { nets, kept, turn, pause: _ } = piece;
         let mut checkpoint = self.checkpoint.clone();
-        checkpoint.lsn = last.end_lsn;
-        checkpoint.xid = last.xid;
+        let micros = nets.last().map_or(0, |last| last.commit_micros);
+        if let Some(last) = nets.last() {
+            checkpoint.lsn = last.end_lsn;
+            checkpoint.xid = last.xid;
+        }
         let silent =
             nets.iter().all(|net| net.writes.is_empty() && net.operations.is_empty() && net.truncated.is_empty());
-        if silent {
+        if silent && kept.is_empty() && turn.is_none() {
             // The slot moves on; the checkpoint can stay, since reading these again would give nothing again.
-            return Ok(nothing(last.end_lsn));
+            let end = nets.last().map_or(self.checkpoint.lsn, |last| last.end_lsn);
+            return Ok(Advanced { end, events: Some(Vec::new()), written: None });
         }
         if partitions::is_another_day(&self.day) {
             // Retention made it yesterday: this only makes sure, and locks nothing.
@@ -228,19 +324,27 @@ impl Advance {
         let mut group = Group::new(checkpoint);
         group.parts = std::mem::take(&mut self.parts);
         group.transactions = nets.len();
+        (group.kept, group.turn) = (kept, turn);
+        let numbers = nets.iter().flat_map(|net| net.operations.iter().map(|at| at.number));
+        let numbers: Vec<i64> = numbers.filter(|number| operations.contains_key(number)).collect();
         sql.post_plain("begin a group", "BEGIN").await?;
-        let wanted: Vec<(i64, u64)> =
-            nets.iter().flat_map(|net| net.operations.iter().map(|at| (at.number, net.xid))).collect();
-        let operations = operations::read(sql, &wanted).await?;
         for part in parts(nets) {
-            self.part(sql, part, &operations, &mut group).await?;
+            self.part(sql, part, operations, &mut group).await?;
         }
-        operations::take(sql, operations.into_keys().collect()).await?;
-        self.commit(sql, group, started_at).await
+        self.catch_up(sql, session, micros, &mut group).await?;
+        operations::take(sql, numbers).await?;
+        self.commit(sql, session, group, started_at).await
     }
 
     /// Writes what a group has come to since position `started_at`, and commits it.
-    async fn commit(&mut self, sql: &Prepared<'_>, group: Group, started_at: i64) -> Result<Advanced> {
+    async fn commit(
+        &mut self,
+        sql: &Prepared<'_>,
+        session: &Session,
+        mut group: Group,
+        started_at: i64,
+    ) -> Result<Advanced> {
+        self.check_labels(session, &group).await?;
         failpoint::hit("evaluated");
         // From here on everything is sent at once, COMMIT included: after an error, the fence's too, COMMIT rolls back.
         record::events(sql, &self.day, &group.events).await?;
@@ -251,6 +355,11 @@ impl Advance {
             record::sequences(sql, &group.sequences).await?;
         }
         record::failures(sql, &self.plan, &group.failures).await?;
+        switch::job::keep(sql, std::mem::take(&mut group.kept)).await?;
+        let adopted = match &group.turn {
+            Some(turn) => self.turn(sql, session, turn, group.checkpoint.lsn).await?,
+            None => None,
+        };
         group.checkpoint.advance(sql).await?;
         sql.post_plain("commit a group", "COMMIT").await?;
         let written = durable::written(sql).await.map_err(checkpoint::fenced)?;
@@ -266,6 +375,9 @@ impl Advance {
         );
         self.checkpoint = group.checkpoint;
         self.parts = group.parts;
+        if let Some(turn) = group.turn {
+            self.turned(sql, turn, adopted)?;
+        }
         let events = if group.is_split { None } else { Some(group.events) };
         Ok(Advanced { end: self.checkpoint.lsn, events, written: Some(written) })
     }
@@ -311,18 +423,26 @@ fn parts(nets: Vec<Net>) -> Vec<Vec<Net>> {
     parts
 }
 
-async fn load_plan(session: &Session) -> Result<Plan> {
-    let row = session
-        .query_opt("SELECT plan::text FROM portalhook.plan", &[])
-        .await
-        .context("load the plan")?
-        .ok_or_else(|| Error::usage("this database has no mapping yet: run portalhook setup --views FILE"))?;
-    serde_json::from_str(row.get(0)).map_err(|error| {
-        Error::new(
-            Kind::Usage,
-            format!("the plan in portalhook.plan is of another version ({error}): run portalhook setup again"),
-        )
-    })
+/// The operations that these announce, each with its transaction.
+fn announced(transactions: &VecDeque<Transaction>) -> Vec<(i64, u64)> {
+    let of_one = |transaction: &'_ Transaction| {
+        let xid = transaction.xid;
+        transaction
+            .changes
+            .iter()
+            .filter_map(move |change| match change {
+                Change::Operation { number } => Some((*number, xid)),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    transactions.iter().flat_map(of_one).collect()
+}
+
+fn selects(plan: &Plan, max_body: usize) -> Vec<Select> {
+    // The JSON of a value has at least two thirds of its bytes (bytea): beyond this, no body fits.
+    let limit = max_body.saturating_mul(2);
+    plan.entities.iter().map(|entity| Select::new(plan, entity, limit)).collect()
 }
 
 fn shapes(selects: &[Select]) -> Result<Shapes> {

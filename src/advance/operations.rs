@@ -47,9 +47,15 @@ pub(crate) enum Operation {
         portal: Option<String>,
         reason: String,
     },
-    /// A SELECT of the mapping was changed.
+    /// A SELECT of the mapping was changed to this; without a query: removed.
     Mapping {
         entity: String,
+        query: Option<String>,
+        search_path: Option<String>,
+    },
+    /// A copy is complete.
+    Switch {
+        attempt: String,
     },
     /// `portalhook.mute()`: the transaction's changes give no events.
     Mute {
@@ -88,6 +94,13 @@ struct DisabledPayload {
 #[derive(Deserialize)]
 struct MappingPayload {
     entity: String,
+    query: Option<String>,
+    search_path: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct SwitchPayload {
+    attempt: String,
 }
 
 #[derive(Deserialize)]
@@ -119,8 +132,12 @@ impl Operation {
                 Self::Disabled { endpoint, url, portal, reason }
             }
             "mapping" => {
-                let MappingPayload { entity } = parse(kind, payload)?;
-                Self::Mapping { entity }
+                let MappingPayload { entity, query, search_path } = parse(kind, payload)?;
+                Self::Mapping { entity, query, search_path }
+            }
+            "switch" => {
+                let SwitchPayload { attempt } = parse(kind, payload)?;
+                Self::Switch { attempt }
             }
             "mute" => {
                 let MutePayload { reason } = parse(kind, payload)?;

@@ -21,7 +21,7 @@ const STATUS: &str = include_str!("../../sql/queries/status.sql");
 The same in SQL: SELECT * FROM portalhook.endpoint_health; and recent_deliveries, pending, failures.
 
 --json prints one object with the keys migrations, time, daemon {streaming, streaming_since, last_written_at}, slot {name, state,
-lag_bytes, lag_seconds, held_bytes}, position {lsn, events}, mirror {rows, tables}, pending, failed, rows_not_evaluated,
+lag_bytes, lag_seconds, held_bytes}, position {lsn, events}, mirror {rows, tables}, switches, pending, failed, rows_not_evaluated,
 endpoints, failures, recent_deliveries. Keys are only ever added. For example:
   portalhook status --json | jq '.endpoints[] | select(.state != \"ok\")'
 
@@ -91,8 +91,9 @@ fn screen(status: &Value, now: i64) -> Vec<String> {
         format!("slot       {}", slot(status)),
         format!("mirror     {}", mirror(status)),
         format!("ledger     {}", ledger(status)),
-        String::new(),
     ];
+    out.extend(list(&status["switches"]).iter().map(|one| format!("mapping    {}", switch(one, now))));
+    out.push(String::new());
     let endpoints = list(&status["endpoints"]);
     if endpoints.is_empty() {
         out.push("no endpoints: INSERT INTO portalhook.endpoints (url) VALUES ('https://…')".to_owned());
@@ -167,6 +168,16 @@ fn ledger(status: &Value) -> String {
         words.push_str(&format!("; {} rows could not be evaluated", number(&status["rows_not_evaluated"])));
     }
     words
+}
+
+/// A change of the mapping, or a copy, that is not in force yet.
+fn switch(one: &Value, now: i64) -> String {
+    let since = ago(&one["requested_at"], now);
+    if one["kind"] == "pause" {
+        return format!("THE STREAM IS PAUSED since {since}: {}", clean(&text(&one["problem"]), 1000));
+    }
+    let problem = one["problem"].as_str().map(|problem| format!(": {}", clean(problem, 300)));
+    format!("{}, {since}; {}{}", text(&one["why"]), text(&one["state"]), problem.unwrap_or_default())
 }
 
 fn endpoint_lines(endpoints: &[Value], now: i64) -> Vec<String> {

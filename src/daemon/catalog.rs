@@ -100,8 +100,27 @@ impl Follower {
             let plan =
                 serde_json::from_str(json).map_err(|error| Error::because(Kind::Failed, "read the plan", error))?;
             self.plan = Some((row.get(0), plan));
+            self.mapped(session).await;
         }
         Ok(row.get(2))
+    }
+
+    /// Which tables may be mended, and by which keys the mirrors know their rows. A mapping that cannot be read at the moment
+    /// leaves them as they are.
+    async fn mapped(&self, session: &Session) {
+        const KEY: &str = "UPDATE portalhook.mapped_tables SET key = $2 WHERE oid = $1 AND key <> $2";
+        if let Err(error) =
+            session.execute("SELECT portalhook.forget_tables()", &[]).await.context("follow the mapping")
+        {
+            tracing::debug!("{error:?}");
+        }
+        let Some((_, plan)) = &self.plan else { return };
+        for table in &plan.tables {
+            let key: Vec<&str> = table.key.iter().map(|&place| table.columns[place].name.as_str()).collect();
+            if let Err(error) = session.execute(KEY, &[&table.oid, &key]).await.context("write down a key") {
+                tracing::debug!("{error:?}");
+            }
+        }
     }
 }
 
@@ -126,9 +145,11 @@ impl Round<'_> {
         for difference in &kept {
             match difference.follow() {
                 Follow::Mend => self.mend(table, look, difference).await?,
-                Follow::Compare | Follow::Refresh => self.copy(table, difference).await?,
+                Follow::Compare | Follow::Refresh => self.copy(table, look, difference).await?,
                 Follow::Operator => self.tell(table, difference, true, ""),
-                Follow::Remember | Follow::Stream => self.tell(table, difference, false, ""),
+                Follow::Remember => self.tell(table, difference, false, ""),
+                // Where it comes to it, and with what to type.
+                Follow::Stream => {}
             }
         }
         let harmless = kept.iter().all(|difference| matches!(difference.follow(), Follow::Remember | Follow::Mend));
@@ -170,9 +191,11 @@ impl Round<'_> {
         Ok(())
     }
 
-    async fn copy(&mut self, table: &Table, difference: &Difference) -> Result<()> {
+    async fn copy(&mut self, table: &Table, look: &Look, difference: &Difference) -> Result<()> {
+        let mut oid = look.now.oid;
         if let Difference::Replaced { by } = difference {
-            match self.call("mend_publication", *by).await? {
+            oid = *by;
+            match self.call("mend_publication", oid).await? {
                 Mended::Done(_) => {}
                 Mended::Blocked => {
                     self.blocked = true;
@@ -184,7 +207,10 @@ impl Round<'_> {
                 }
             }
         }
-        self.tell(table, difference, true, "; portalhook setup --afresh copies it anew");
+        let compared = difference.follow() == Follow::Compare;
+        request(self.session, oid, &difference.what(table), compared).await?;
+        let more = if compared { "; copied afresh, and what differs gives events" } else { "; copied afresh" };
+        self.tell(table, difference, false, more);
         Ok(())
     }
 
@@ -206,6 +232,19 @@ impl Round<'_> {
         let fix = fix.map(|fix| format!(": {fix}")).unwrap_or_default();
         self.told.push((is_bad, format!("{}{more}{fix}", difference.what(table))));
     }
+}
+
+/// Asks for a fresh copy of a table, unless one is on its way.
+async fn request(session: &Session, table: u32, why: &str, compared: bool) -> Result<()> {
+    const REQUEST: &str = "
+        WITH asked AS (
+            INSERT INTO portalhook.switches (kind, tables, compared, why)
+            SELECT 'copy', ARRAY[$1::oid], CASE WHEN $3 THEN ARRAY[$1::oid] ELSE '{}' END, $2
+            WHERE NOT EXISTS (SELECT FROM portalhook.switches AS s WHERE s.kind = 'copy' AND s.state <> 'done' AND $1 = ANY (s.tables)
+                              AND ($1 = ANY (s.compared) OR NOT $3))
+            RETURNING id
+        ) SELECT pg_notify('portalhook_switch', id::text) FROM asked";
+    session.execute(REQUEST, &[&table, &why, &compared]).await.context("ask for a fresh copy").map(drop)
 }
 
 /// What came of mending.

@@ -22,7 +22,8 @@ const LOOK: &str = "
             FROM portalhook.routes r JOIN portalhook.cursors c USING (endpoint))
            + (SELECT count(*) FROM portalhook.deliveries d JOIN portalhook.cursors c USING (endpoint)
               WHERE d.status = 'pending' AND d.position <= c.position),
-           (SELECT count(*) FROM portalhook.endpoints WHERE NOT enabled)
+           (SELECT count(*) FROM portalhook.endpoints WHERE NOT enabled),
+           (SELECT problem FROM portalhook.switches WHERE kind = 'pause' AND state <> 'done' LIMIT 1)
     FROM portalhook.checkpoint k LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = k.slot";
 
 /// Keeps the figures new, and warns before the slot holds more than `max_wal` bytes. Never ends.
@@ -33,7 +34,7 @@ pub(super) async fn watch(database: &Database, figures: &Figures, max_wal: u64) 
     let mut session = None;
     let mut looks = 0;
     loop {
-        let seen = look(database, &mut session).await;
+        let seen = look(database, &mut session, figures).await;
         if let Ok(seen) = &seen {
             if looks % LOOKS == 0
                 && let Some(warning) = guard.judge(seen, figures.positions.received())
@@ -53,17 +54,18 @@ pub(super) async fn watch(database: &Database, figures: &Figures, max_wal: u64) 
 }
 
 /// Through the session that is there, or, where it is broken or missing, through a new one.
-async fn look(database: &Database, session: &mut Option<Session>) -> Result<Seen> {
+async fn look(database: &Database, session: &mut Option<Session>, figures: &Figures) -> Result<Seen> {
     if let Some(session) = session
-        && let Ok(seen) = ask(session).await
+        && let Ok(seen) = ask(session, figures).await
     {
         return Ok(seen);
     }
-    ask(session.insert(session::connect(database, "portalhook observe").await?)).await
+    ask(session.insert(session::connect(database, "portalhook observe").await?), figures).await
 }
 
-async fn ask(session: &Session) -> Result<Seen> {
+async fn ask(session: &Session, figures: &Figures) -> Result<Seen> {
     let row = session.query_one(LOOK, &[]).await.context("look at the slot")?;
+    figures.set_paused(row.try_get(5).context("look at the slot")?);
     let lsn = |index| lsn(&row, index);
     Ok(Seen {
         end: lsn(0)?,

@@ -8,6 +8,9 @@ use crate::mapping::plan::{Entity, Plan};
 use crate::mapping::read;
 use crate::session::{self, Database};
 
+/// The daemon takes the mapping over where the stream reaches its change.
+const SWITCHES: &str = "start portalhook run, or see why it waits: SELECT why, state, problem FROM portalhook.switches WHERE state <> 'done'";
+
 const SETUP: &str = "portalhook setup --admin-url URL";
 
 /// The plan that runs, if it can be read; says whether it is that of the mapping.
@@ -30,12 +33,13 @@ pub(super) async fn plan(client: &Client, findings: &mut Vec<Finding>) -> Result
     let gone = plan.entities.iter().find(|one| !written.iter().any(|(entity, _)| *entity == one.entity));
     findings.push(match (other.as_slice(), gone) {
         ([], None) => Finding::pass("the daemon runs the mapping that portalhook.mapping holds"),
-        ([], Some(gone)) => {
-            Finding::warn(format!("{} was deleted from portalhook.mapping, and still runs", gone.entity.name()), SETUP)
-        }
+        ([], Some(gone)) => Finding::warn(
+            format!("{} was deleted from portalhook.mapping, and still runs", gone.entity.name()),
+            SWITCHES,
+        ),
         _ => Finding::warn(
-            format!("{} was changed in portalhook.mapping, and the old text still runs", other.join(", ")),
-            SETUP,
+            format!("{} was changed in portalhook.mapping, and the text before it still runs", other.join(", ")),
+            SWITCHES,
         ),
     });
     Ok(Some(plan))
@@ -45,7 +49,7 @@ pub(super) async fn plan(client: &Client, findings: &mut Vec<Finding>) -> Result
 /// comes to the same plan.
 pub(super) async fn read_again(admin_url: &str, plan: &Plan) -> Result<Vec<Finding>> {
     let session = session::connect(&Database::parse(admin_url)?, "portalhook check").await?;
-    let (read, warnings) = match read::read_with_warnings(&session, &queries(&session).await?).await {
+    let (read, warnings) = match read::read_again(&session, &queries(&session).await?, Some(plan)).await {
         Ok(read) => read,
         Err(error) if error.kind() == Kind::Unavailable => return Err(error),
         Err(error) => {

@@ -1,8 +1,12 @@
 //! A whole entity as a query with columns, where `Plan::select` gives rows as text.
 
+use tokio_postgres::Client;
+
+use super::catalog;
 use super::layout::MIRROR_SCHEMA;
 use super::plan::{Entity, Plan};
 use super::select::Variant;
+use crate::error::{Context as _, Result};
 
 impl Plan {
     /// The SELECT of an entity over all rows of its mirror, and names for its columns: `k0 …` the base's key, `o0 …` the
@@ -31,5 +35,20 @@ impl Plan {
         let keys = (0..base.map_or(0, |base| base.key.len())).map(|place| format!("k{place}"));
         let names: Vec<String> = keys.chain((0..plan.outputs.len()).map(|place| format!("o{place}"))).collect();
         Some((query, names.join(", ")))
+    }
+
+    /// Finds out anew what the outputs of every SELECT are, by the types that they have over the mirrors as those are now.
+    pub(crate) async fn settle_kinds(&mut self, client: &Client) -> Result<()> {
+        for place in 0..self.entities.len() {
+            let entity = self.entities[place].entity;
+            let Some((query, names)) = self.rows(entity, Variant::Live) else { continue };
+            let outputs: Vec<String> = (0..self.entities[place].outputs.len()).map(|at| format!("o{at}")).collect();
+            let text = format!("SELECT {} FROM ({query}) AS q ({names})", outputs.join(", "));
+            let statement = client.prepare(&text).await.context(format!("prepare the SELECT of {}", entity.name()))?;
+            for (output, column) in self.entities[place].outputs.iter_mut().zip(statement.columns()) {
+                output.kind = catalog::value_kind(client, column.type_().oid()).await?;
+            }
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 use pg_query::protobuf::Token;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use super::layout::{MIRROR_SCHEMA, literal, quote};
 use super::plan::{Entity, IdFunction, Plan, Table};
@@ -123,7 +124,7 @@ fn shows(parts: &[Part], table: &Table) -> bool {
 }
 
 /// The function by which an index finds rows by a computed id; none where we do not know that it never raises.
-pub(super) fn function(parsed: &Parsed, table: &Table) -> Option<IdFunction> {
+pub(super) fn function(entity: Entity, parsed: &Parsed, table: &Table) -> Option<IdFunction> {
     let base = parsed.base().filter(|base| base.columns.is_empty())?;
     let text = expression(parsed)?;
     let mut columns: Vec<usize> = Vec::new();
@@ -143,18 +144,22 @@ pub(super) fn function(parsed: &Parsed, table: &Table) -> Option<IdFunction> {
         .enumerate()
         .map(|(place, &index)| format!("${} AS {}", place + 1, quote(&table.columns[index].name)))
         .collect();
-    Some(IdFunction {
-        columns,
-        body: format!(
-            "SELECT CASE WHEN id IS NOT NULL THEN format('%s', id) END FROM (SELECT {text} AS id FROM (SELECT {}) AS {}) AS ids",
-            arguments.join(", "),
-            quote(base.correlation())
-        ),
-    })
+    let body = format!(
+        "SELECT CASE WHEN id IS NOT NULL THEN format('%s', id) END FROM (SELECT {text} AS id FROM (SELECT {}) AS {}) AS ids",
+        arguments.join(", "),
+        quote(base.correlation())
+    );
+    let types: Vec<&str> = columns.iter().map(|&index| table.columns[index].mirror_type.as_str()).collect();
+    let digest = Sha256::digest(format!("{}\n{body}", types.join(",")));
+    let digest: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    Some(IdFunction { name: format!("id_of_{}_{digest}", entity.name()), columns, body })
 }
 
-fn name(entity: Entity) -> String {
-    format!("{}.{}", quote(MIRROR_SCHEMA), quote(&format!("id_of_{}", entity.name())))
+impl IdFunction {
+    /// With its schema, quoted.
+    fn qualified(&self) -> String {
+        format!("{}.{}", quote(MIRROR_SCHEMA), quote(&self.name))
+    }
 }
 
 impl Plan {
@@ -162,9 +167,9 @@ impl Plan {
     pub(super) fn id_call(&self, entity: Entity) -> Option<String> {
         let plan = self.entity(entity)?;
         let table = &self.tables[plan.base?];
-        let arguments: Vec<String> =
-            plan.id_function.as_ref()?.columns.iter().map(|&index| quote(&table.columns[index].name)).collect();
-        Some(format!("{}({})", name(entity), arguments.join(", ")))
+        let function = plan.id_function.as_ref()?;
+        let arguments: Vec<String> = function.columns.iter().map(|&index| quote(&table.columns[index].name)).collect();
+        Some(format!("{}({})", function.qualified(), arguments.join(", ")))
     }
 
     /// The functions that compute ids. IMMUTABLE is what they are for us: only sessions with our settings write the mirror,
@@ -176,8 +181,8 @@ impl Plan {
             let types: Vec<&str> =
                 function.columns.iter().map(|&index| self.tables[base].columns[index].mirror_type.as_str()).collect();
             sql.push(format!(
-                "CREATE FUNCTION {}({}) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS {}",
-                name(plan.entity),
+                "CREATE OR REPLACE FUNCTION {}({}) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS {}",
+                function.qualified(),
                 types.join(", "),
                 literal(&function.body)
             ));
@@ -187,17 +192,18 @@ impl Plan {
 
     /// The statement that removes an entity's function, after the mirror that uses it.
     pub(crate) fn drop_id_functions_sql(&self) -> Vec<String> {
-        let with = self.entities.iter().filter(|plan| plan.id_function.is_some());
-        with.map(|plan| format!("DROP FUNCTION IF EXISTS {}", name(plan.entity))).collect()
+        let functions = self.entities.iter().filter_map(|plan| plan.id_function.as_ref());
+        functions.map(|function| format!("DROP FUNCTION IF EXISTS {}", function.qualified())).collect()
     }
 
-    /// The indexes over computed ids, by hash: an id may be too long for any other.
-    pub(crate) fn id_function_indexes(&self) -> Vec<String> {
+    /// The indexes over computed ids, by hash: an id may be too long for any other. Each with its table.
+    pub(crate) fn id_function_indexes(&self) -> Vec<(usize, String)> {
         self.entities
             .iter()
             .filter_map(|plan| {
                 let call = self.id_call(plan.entity)?;
-                Some(format!("CREATE INDEX ON {} USING hash ({call})", self.tables[plan.base?].mirror_name()))
+                let base = plan.base?;
+                Some((base, format!("CREATE INDEX ON {} USING hash ({call})", self.tables[base].mirror_name())))
             })
             .collect()
     }
@@ -216,7 +222,7 @@ pub(super) fn settle(
         None => shows_key(parsed, table),
     };
     let looked_up = matches!(entity, Entity::Posts | Entity::Users | Entity::Portals) || !is_unique;
-    let function = if id_column.is_none() && looked_up { function(parsed, table) } else { None };
+    let function = if id_column.is_none() && looked_up { function(entity, parsed, table) } else { None };
     (is_unique && !table.key.is_empty(), function)
 }
 
@@ -228,6 +234,7 @@ mod tests {
     fn table(key: &[usize]) -> Table {
         let column = |name: &str, of: &str| Column {
             name: name.into(),
+            number: 0,
             type_oid: 0,
             source_type: of.into(),
             mirror_type: of.into(),

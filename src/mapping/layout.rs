@@ -17,6 +17,14 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 impl Table {
+    /// The table's name when it was first mirrored, as `public.posts`: a copy's own name has a number behind it.
+    pub(crate) fn called(&self) -> &str {
+        match self.mirror.rsplit_once(' ') {
+            Some((name, number)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => &self.mirror,
+        }
+    }
+
     /// The mirror's name with its schema, quoted.
     pub(crate) fn mirror_name(&self) -> String {
         self.mirror_in(MIRROR_SCHEMA)

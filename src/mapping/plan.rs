@@ -71,6 +71,9 @@ pub(crate) struct Table {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Column {
     pub(crate) name: String,
+    /// Its place in the source's catalog (`pg_attribute.attnum`), by which a renamed column is known; 0: not known.
+    #[serde(default)]
+    pub(crate) number: i16,
     pub(crate) type_oid: u32,
     /// `format_type(atttypid, atttypmod)` in the source, schema-qualified where the type is not built in.
     pub(crate) source_type: String,
@@ -171,6 +174,8 @@ pub(crate) struct EntityPlan {
 /// A function of ours that computes an entity's id as text from columns of the mirror.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IdFunction {
+    /// In schema `portalhook_mirror`: another one for another definition, so that an old and a new mirror can stand side by side.
+    pub(crate) name: String,
     /// Its arguments, as indexes into the base's columns.
     pub(crate) columns: Vec<usize>,
     /// Its body, in SQL.

@@ -3,6 +3,9 @@
 
 use tokio_postgres::Client;
 
+use super::mirrors::Mirrors;
+use super::stored::Source;
+
 use super::catalog::{self, Dependencies, Facts, ViewColumn};
 use super::layout::{MIRROR_SCHEMA, quote};
 use super::plan::{Entity, EntityPlan, Output, Plan, Table};
@@ -20,37 +23,70 @@ pub(crate) async fn read(client: &Client, queries: &[(Entity, String)]) -> Resul
 
 /// The same, with what `check` should tell the operator.
 pub(crate) async fn read_with_warnings(client: &Client, queries: &[(Entity, String)]) -> Result<(Plan, Vec<String>)> {
-    check::entities(queries.iter().map(|(entity, _)| *entity))?;
-    let mut selects: Vec<Select> = queries
+    read_again(client, queries, None).await
+}
+
+/// The same where mirrors stand already.
+pub(crate) async fn read_again(
+    client: &Client,
+    queries: &[(Entity, String)],
+    before: Option<&Plan>,
+) -> Result<(Plan, Vec<String>)> {
+    let sources: Vec<Source> = queries.iter().map(|(entity, query)| Source::new(*entity, query.clone())).collect();
+    in_transaction(client, &selects(&sources)?, &Mirrors { before, ..Mirrors::default() }).await
+}
+
+/// The same for the daemon's role, which may create nothing outside of our schemas, and for mirrors that are there already.
+pub(crate) async fn read_over(client: &Client, sources: &[Source], mirrors: &Mirrors<'_>) -> Result<Plan> {
+    Ok(in_transaction(client, &selects(sources)?, mirrors).await?.0)
+}
+
+fn selects(sources: &[Source]) -> Result<Vec<Select>> {
+    check::entities(sources.iter().map(|source| source.entity))?;
+    let mut selects: Vec<Select> = sources
         .iter()
-        .map(|(entity, query)| Select {
-            entity: *entity,
-            title: format!("portalhook.{}", entity.name()),
-            query: query.clone(),
+        .map(|source| Select {
+            entity: source.entity,
+            title: format!("portalhook.{}", source.entity.name()),
+            query: source.query.clone(),
+            text: source.text.clone().unwrap_or_else(|| source.query.clone()),
+            search_path: source.search_path.clone(),
             complete: true,
         })
         .collect();
     selects.sort_by_key(|select| select.entity);
-    in_transaction(client, &selects).await
+    Ok(selects)
 }
 
 /// One SELECT alone, of any shape: what the mapping makes of it, without asking for an entity's columns.
 #[cfg(test)]
 pub(super) async fn read_select(client: &Client, name: &str, query: &str) -> Result<(Plan, Vec<String>)> {
-    let select = Select { entity: Entity::Posts, title: name.to_owned(), query: query.to_owned(), complete: false };
-    in_transaction(client, &[select]).await
+    let select = Select {
+        entity: Entity::Posts,
+        title: name.to_owned(),
+        query: query.to_owned(),
+        text: query.to_owned(),
+        search_path: None,
+        complete: false,
+    };
+    in_transaction(client, &[select], &Mirrors::default()).await
 }
 
 struct Select {
     entity: Entity,
     /// For messages.
     title: String,
+    /// As the operator wrote it.
     query: String,
+    /// What PostgreSQL is given.
+    text: String,
+    /// Where its names are looked up; `None`: where this session's role has them looked up.
+    search_path: Option<String>,
     /// All that an entity needs is asked for.
     complete: bool,
 }
 
-async fn in_transaction(client: &Client, selects: &[Select]) -> Result<(Plan, Vec<String>)> {
+async fn in_transaction(client: &Client, selects: &[Select], mirrors: &Mirrors<'_>) -> Result<(Plan, Vec<String>)> {
     let version: String = client.query_one("SHOW server_version_num", &[]).await.context("read the version")?.get(0);
     let major = version.parse::<u32>().unwrap_or(u32::MAX) / 10_000;
     if major > syntax::GRAMMAR {
@@ -60,7 +96,7 @@ async fn in_transaction(client: &Client, selects: &[Select]) -> Result<(Plan, Ve
         )));
     }
     client.batch_execute("BEGIN").await.context("begin")?;
-    let result = match Reader::new(client, selects).await {
+    let result = match Reader::new(client, selects, mirrors).await {
         Ok(reader) => reader.read().await,
         Err(error) => Err(error),
     };
@@ -75,6 +111,7 @@ async fn in_transaction(client: &Client, selects: &[Select]) -> Result<(Plan, Ve
 struct Reader<'a> {
     client: &'a Client,
     selects: &'a [Select],
+    mirrors: &'a Mirrors<'a>,
     /// A schema of our own, so that no name of the application or of ours is in the way.
     schema: String,
     search_path: String,
@@ -90,9 +127,14 @@ struct Reading<'a> {
 }
 
 impl<'a> Reader<'a> {
-    async fn new(client: &'a Client, selects: &'a [Select]) -> Result<Self> {
+    async fn new(client: &'a Client, selects: &'a [Select], mirrors: &'a Mirrors<'a>) -> Result<Self> {
         let row = client.query_one(SEARCH_PATH, &[]).await.context("read the default search_path")?;
-        let reader = Self { client, selects, schema: row.get(0), search_path: row.get(1) };
+        let mut reader = Self { client, selects, mirrors, schema: row.get(0), search_path: row.get(1) };
+        if mirrors.by_daemon {
+            // The daemon's role may not create a schema; in this one of its own nothing has a name like ours here.
+            reader.schema = DAEMON_SCHEMA.to_owned();
+            return Ok(reader);
+        }
         client
             .batch_execute(&format!("CREATE SCHEMA {}", quote(&reader.schema)))
             .await
@@ -109,7 +151,8 @@ impl<'a> Reader<'a> {
             readings.push(reading.map_err(|error| named(select, &error))?);
         }
         let uses: Vec<&Uses> = readings.iter().map(|reading| &reading.uses).collect();
-        let tables = uses::tables(&facts, &uses)?;
+        let mut tables = uses::tables(&facts, &uses)?;
+        self.mirrors.name(&mut tables);
         prove::mirrors(self.client, &self.schema, &tables).await?;
         let mut entities = Vec::new();
         for reading in &readings {
@@ -130,12 +173,12 @@ impl<'a> Reader<'a> {
         warnings: &mut Vec<String>,
     ) -> Result<Reading<'a>> {
         let view = format!("{}.\"portalhook view {index}\"", quote(&self.schema));
-        self.set_search_path(&self.search_path).await?;
+        self.set_search_path(select.search_path.as_ref().unwrap_or(&self.search_path)).await?;
         let create = format!("CREATE VIEW {view} AS ");
         self.client
-            .execute(&format!("{create}{}", select.query), &[])
+            .execute(&format!("{create}{}", select.text), &[])
             .await
-            .map_err(|error| refusal(error, &select.query, create.chars().count()))?;
+            .map_err(|error| refusal(error, &select.text, create.chars().count()))?;
         self.set_search_path("").await?;
         let row = self
             .client
@@ -230,6 +273,9 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 }
+
+/// A schema that the daemon's role owns; it holds the ledger's day partitions.
+const DAEMON_SCHEMA: &str = "portalhook_ledger";
 
 /// Our schema's name, and the search_path that the operator's own sessions have in this database: ours is pinned.
 const SEARCH_PATH: &str = "\

@@ -216,6 +216,7 @@ fn table(facts: &Facts, relation: &Relation, whole: bool) -> Result<Table> {
         .iter()
         .map(|attribute| Column {
             name: attribute.name.clone(),
+            number: attribute.number,
             type_oid: attribute.type_oid,
             source_type: attribute.type_name.clone(),
             mirror_type: if attribute.builtin { attribute.type_name.clone() } else { "text".to_owned() },

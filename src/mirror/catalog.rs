@@ -29,6 +29,8 @@ pub(crate) struct Seen {
 pub(crate) struct Described {
     pub(crate) schema: String,
     pub(crate) name: String,
+    /// The mapping names it so.
+    pub(crate) named: bool,
     /// The oid of its row in `pg_publication_rel`: another one means that it was out of the publication for a while.
     pub(crate) published: Option<u32>,
     /// REPLICA IDENTITY FULL is ours.
@@ -73,7 +75,20 @@ pub(crate) struct Attribute {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Label {
     pub(crate) oid: u32,
+    /// The enum, as `format_type` prints it.
+    #[serde(rename = "type")]
+    pub(crate) type_name: String,
     pub(crate) label: String,
+}
+
+/// A value of an enum that was renamed since the mirror was copied, and a column that is of this enum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RenamedLabel {
+    /// Index into `Plan::tables`.
+    pub(crate) table: usize,
+    pub(crate) column: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
 }
 
 /// One table of the plan: as it was when its mirror was copied, and as it is.
@@ -93,7 +108,8 @@ pub(crate) async fn look(client: &Client, plan: &Plan, publication: &str) -> Res
         .iter()
         .map(|table| {
             let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-            json!({"mirror": table.mirror, "oid": table.oid, "schema": table.schema, "name": table.name, "columns": columns})
+            let (schema, name) = table.called().split_once('.').unwrap_or_default();
+            json!({"mirror": table.mirror, "oid": table.oid, "schema": schema, "name": name, "columns": columns})
         })
         .collect();
     let tables = serde_json::Value::from(tables).to_string();
@@ -107,6 +123,27 @@ pub(crate) async fn look(client: &Client, plan: &Plan, publication: &str) -> Res
         Ok(table.map(|table| Look { table, before, now }))
     });
     looks.filter_map(Result::transpose).collect()
+}
+
+/// Values of enums that have another name than when the mirrors were copied, for each column that has them.
+pub(crate) async fn renamed_labels(client: &Client, plan: &Plan, publication: &str) -> Result<Vec<RenamedLabel>> {
+    let mut renamed = Vec::new();
+    for Look { table, before, now } in look(client, plan, publication).await? {
+        let (Some(before), Some(now)) = (before.and_then(|before| before.table), now.table) else { continue };
+        for label in &now.labels {
+            let Some(old) = before.labels.iter().find(|old| old.oid == label.oid && old.label != label.label) else {
+                continue;
+            };
+            let columns = plan.tables[table].columns.iter().filter(|column| column.source_type == label.type_name);
+            renamed.extend(columns.map(|column| RenamedLabel {
+                table,
+                column: column.name.clone(),
+                from: old.label.clone(),
+                to: label.label.clone(),
+            }));
+        }
+    }
+    Ok(renamed)
 }
 
 /// From now on this is what the mirror of the table was copied from.

@@ -68,7 +68,7 @@ impl FirstCopy<'_> {
             sql.extend([table.create_sql(), copy_sql(table), analyze_sql(table)]);
         }
         sql.extend(self.plan.id_functions_sql());
-        sql.extend(self.plan.id_indexes());
+        sql.extend(self.plan.id_indexes().into_iter().map(|(_, sql)| sql));
         sql.extend([counters::CREATE.to_owned(), count::count_sql(self.plan), ROUTES.to_owned()]);
         sql
     }
@@ -86,7 +86,7 @@ impl FirstCopy<'_> {
         for sql in self.plan.id_functions_sql() {
             client.batch_execute(&sql).await.context("create the functions that compute ids")?;
         }
-        for sql in self.plan.id_indexes().into_iter().chain(source_indexes(client, self.plan).await?) {
+        for (_, sql) in indexes(client, self.plan).await? {
             patiently(client.batch_execute(&sql), progress, "indexes").await.context("index the mirror")?;
         }
         for table in &self.plan.tables {
@@ -171,7 +171,7 @@ pub(crate) async fn store_plan(client: &Client, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-async fn copy(client: &Client, table: &Table, progress: &mut (dyn FnMut(String) + Send)) -> Result<Copied> {
+pub(crate) async fn copy(client: &Client, table: &Table, progress: &mut (dyn FnMut(String) + Send)) -> Result<Copied> {
     let name = format!("{}.{}", table.schema, table.name);
     client.batch_execute(&table.create_sql()).await.context(format!("create the mirror of {name}"))?;
     let estimate: f32 = client
@@ -233,7 +233,7 @@ fn value(column: &Column) -> String {
     }
 }
 
-fn analyze_sql(table: &Table) -> String {
+pub(crate) fn analyze_sql(table: &Table) -> String {
     format!("ANALYZE {}", table.mirror_name())
 }
 
@@ -242,8 +242,9 @@ fn index_sql(table: &Table, column: &Column) -> String {
 }
 
 impl Plan {
-    /// Indexes that find a post, user or portal by its mapped id where the key does not, and rows that have no key.
-    fn id_indexes(&self) -> Vec<String> {
+    /// Indexes that find a post, user or portal by its mapped id where the key does not, and rows that have no key. Each
+    /// with its table.
+    fn id_indexes(&self) -> Vec<(usize, String)> {
         let found_by_id = |table: &Table| {
             self.entities.iter().any(|plan| {
                 plan.id_column.is_some()
@@ -251,20 +252,29 @@ impl Plan {
                     && plan.base.is_some_and(|base| self.tables[base].oid == table.oid)
             })
         };
-        let probes = self.tables.iter().filter(|table| !found_by_id(table)).filter_map(Table::probe_index_sql);
+        let probes = self.tables.iter().enumerate().filter(|(_, table)| !found_by_id(table));
+        let probes = probes.filter_map(|(place, table)| Some((place, table.probe_index_sql()?)));
         let ids = [Entity::Posts, Entity::Users, Entity::Portals].into_iter().filter_map(|entity| {
             let plan = self.entity(entity)?;
-            let table = &self.tables[plan.base?];
+            let base = plan.base?;
+            let table = &self.tables[base];
             let column = plan.id_column?;
             (table.key != [column] && table.columns[column].mirror_type == table.columns[column].source_type)
-                .then(|| index_sql(table, &table.columns[column]))
+                .then(|| (base, index_sql(table, &table.columns[column])))
         });
         probes.chain(ids).chain(self.id_function_indexes()).collect()
     }
 }
 
+/// All indexes of the mirrors but those of their keys, each with its table.
+pub(crate) async fn indexes(client: &Client, plan: &Plan) -> Result<Vec<(usize, String)>> {
+    let mut all = plan.id_indexes();
+    all.extend(source_indexes(client, plan).await?);
+    Ok(all)
+}
+
 /// The source's own plain indexes on mirrored columns of tables that a SELECT joins or looks into.
-async fn source_indexes(client: &Client, plan: &Plan) -> Result<Vec<String>> {
+async fn source_indexes(client: &Client, plan: &Plan) -> Result<Vec<(usize, String)>> {
     let mut sql = Vec::new();
     for (place, table) in plan.tables.iter().enumerate() {
         if !plan.entities.iter().any(|entity| entity.reads.contains(&place)) {
@@ -287,10 +297,9 @@ async fn source_indexes(client: &Client, plan: &Plan) -> Result<Vec<String>> {
             let found = table.columns.iter().position(|column| column.name == name);
             let Some(index) = found.filter(|&index| table.key != [index]) else { continue };
             let column = &table.columns[index];
-            let sql_of_it = index_sql(table, column);
-            if column.is_stored() && column.mirror_type == column.source_type && !plan.id_indexes().contains(&sql_of_it)
-            {
-                sql.push(sql_of_it);
+            let one = (place, index_sql(table, column));
+            if column.is_stored() && column.mirror_type == column.source_type && !plan.id_indexes().contains(&one) {
+                sql.push(one);
             }
         }
     }

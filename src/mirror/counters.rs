@@ -14,6 +14,9 @@ pub(crate) const CREATE: &str = "CREATE TABLE portalhook_mirror.counters (
     comments bigint NOT NULL DEFAULT 0, comment_votes bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 70)";
 
+/// All of them, for another count in the same transaction.
+pub(crate) const EMPTY: &str = "DELETE FROM portalhook_mirror.counters";
+
 const READ: &str = "SELECT user_id, posts, votes, comments, comment_votes FROM portalhook_mirror.counters \
                     WHERE user_id = ANY ($1::text[])";
 

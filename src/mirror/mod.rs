@@ -14,3 +14,4 @@ pub(crate) mod filter;
 pub(crate) mod net;
 pub(crate) mod pieces;
 pub(crate) mod prepared;
+pub(crate) mod show;

@@ -131,12 +131,20 @@ pub(crate) struct Netting {
     tables: HashMap<u32, usize>,
     layouts: Vec<Layout>,
     projections: HashMap<u32, Projection>,
+    /// Values of enums that were renamed: table, column and old name; what was committed up to `renamed_until` may have it.
+    renamed: HashMap<RenamedValue, String>,
+    renamed_until: crate::lsn::Lsn,
+    /// Where the transaction at hand was committed.
+    at: crate::lsn::Lsn,
 }
+
+/// `pg_class.oid`, column, old name.
+pub(crate) type RenamedValue = (u32, String, String);
 
 /// A mirror's columns, as netting needs them.
 struct Layout {
     name: String,
-    stored: Vec<(String, u32)>,
+    stored: Vec<String>,
     /// Positions of the key's columns among the stored ones.
     key: Vec<usize>,
 }
@@ -150,6 +158,11 @@ struct Projection {
 
 impl Netting {
     pub(crate) fn new(plan: &Plan) -> Self {
+        Self::of(plan, &(0..plan.tables.len()).collect::<Vec<_>>())
+    }
+
+    /// Nets what happens to some of the plan's tables alone.
+    pub(crate) fn of(plan: &Plan, followed: &[usize]) -> Self {
         let layouts = plan
             .tables
             .iter()
@@ -162,19 +175,38 @@ impl Netting {
                     .collect();
                 Layout {
                     name: format!("{}.{}", table.schema, table.name),
-                    stored: stored.into_iter().map(|(_, column)| (column.name, column.type_oid)).collect(),
+                    stored: stored.into_iter().map(|(_, column)| column.name).collect(),
                     key,
                 }
             })
             .collect();
-        let tables = plan.tables.iter().enumerate().map(|(index, table)| (table.oid, index)).collect();
-        Self { tables, layouts, projections: HashMap::new() }
+        let tables = followed.iter().map(|&index| (plan.tables[index].oid, index)).collect();
+        Self {
+            tables,
+            layouts,
+            projections: HashMap::new(),
+            renamed: HashMap::new(),
+            renamed_until: crate::lsn::Lsn::ZERO,
+            at: crate::lsn::Lsn::ZERO,
+        }
+    }
+
+    /// Whether these write any of the tables.
+    pub(crate) fn touches(&self, changes: &[Change]) -> bool {
+        changes.iter().any(|change| match change {
+            Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
+                self.tables.contains_key(&relation.oid)
+            }
+            Change::Truncate { relations } => relations.iter().any(|one| self.tables.contains_key(&one.oid)),
+            Change::Operation { .. } => false,
+        })
     }
 
     /// Nets one transaction. Changes of tables that the mapping does not read are left out.
     pub(crate) fn net(&mut self, transaction: Transaction) -> Result<Net> {
         let mut rows = Rows::default();
         let mut truncated: Vec<(usize, usize)> = Vec::new();
+        self.at = transaction.commit_lsn;
         for (place, change) in transaction.changes.into_iter().enumerate() {
             for table in self.take(change, place, &mut rows)? {
                 rows.truncate(table, place);
@@ -277,7 +309,7 @@ impl Netting {
         let columns = layout
             .stored
             .iter()
-            .map(|(name, type_oid)| {
+            .map(|name| {
                 let found = relation.columns.iter().position(|column| column.name == *name).ok_or_else(|| {
                     Error::failed(format!(
                         "column {name} of {} is in the mapping but no longer in the table: change the mapping \
@@ -285,17 +317,35 @@ impl Netting {
                         layout.name
                     ))
                 })?;
-                if relation.columns[found].type_oid != *type_oid {
-                    return Err(Error::failed(format!(
-                        "column {name} of {} changed its type: run portalhook setup to copy it afresh",
-                        layout.name
-                    )));
-                }
                 Ok(found)
             })
             .collect::<Result<Vec<_>>>()?;
         self.projections.insert(relation.oid, Projection { relation: Arc::clone(relation), table, columns });
         Ok(Some(table))
+    }
+
+    /// From now on values in transactions up to a position have their new names.
+    pub(crate) fn rename(&mut self, renamed: HashMap<RenamedValue, String>, until: crate::lsn::Lsn) {
+        (self.renamed, self.renamed_until) = (renamed, until);
+    }
+
+    pub(crate) fn renames(&self, value: &RenamedValue) -> bool {
+        self.renamed.contains_key(value)
+    }
+
+    /// For another plan: what was renamed stays so.
+    pub(crate) fn over(&self, plan: &Plan) -> Self {
+        Self { renamed: self.renamed.clone(), renamed_until: self.renamed_until, ..Self::new(plan) }
+    }
+
+    fn with_new_names(&self, table: usize, relation: &Relation, row: &mut Row) {
+        for (value, column) in row.iter_mut().zip(&self.layouts[table].stored) {
+            let TupleData::Text(text) = value else { continue };
+            let old = String::from_utf8_lossy(text).into_owned();
+            if let Some(new) = self.renamed.get(&(relation.oid, column.clone(), old)) {
+                *text = Bytes::from(new.clone());
+            }
+        }
     }
 
     /// The stored columns of a row of the stream.
@@ -305,7 +355,7 @@ impl Netting {
             .get(&relation.oid)
             .filter(|projection| projection.table == table)
             .ok_or_else(|| Error::failed("a row came before its table's description"))?;
-        projection
+        let mut image: Row = projection
             .columns
             .iter()
             .map(|&index| {
@@ -313,7 +363,11 @@ impl Netting {
                     .map(|value| std::mem::replace(value, TupleData::Null))
                     .ok_or_else(|| Error::failed(format!("a row of {} is too short", self.layouts[table].name)))
             })
-            .collect()
+            .collect::<Result<_>>()?;
+        if !self.renamed.is_empty() && self.at <= self.renamed_until {
+            self.with_new_names(table, relation, &mut image);
+        }
+        Ok(image)
     }
 
     /// The whole old row, which the stream carries under identity FULL.
@@ -449,6 +503,7 @@ mod tests {
     fn plan(key: &[usize]) -> Plan {
         let column = |name: &str, type_oid| plan::Column {
             name: name.into(),
+            number: 0,
             type_oid,
             source_type: "x".into(),
             mirror_type: "x".into(),

@@ -134,6 +134,12 @@ impl<'a> Prepared<'a> {
         self.cause(what, self.client.batch_execute(sql).await).await
     }
 
+    /// Drops all prepared statements: what they read has changed.
+    pub(crate) fn forget(&self) -> Result<()> {
+        self.lock()?.clear();
+        Ok(())
+    }
+
     async fn statement(&self, what: &str, sql: &str) -> Result<Statement> {
         if let Some(statement) = self.known(sql)? {
             return Ok(statement);

@@ -27,7 +27,9 @@ pub(crate) struct Chosen {
 ///
 /// # Errors
 /// `Kind::Usage` where there is no mapping, or a file is not one.
-pub(crate) async fn choose(client: &Client, views: Option<&str>) -> Result<Chosen> {
+///
+/// `mirrors`: how much of what is mirrored already is of use.
+pub(crate) async fn choose(client: &Client, views: Option<&str>, mirrors: Known) -> Result<Chosen> {
     let there = stored(client).await?;
     let (mut queries, origin) = match views {
         Some(views) => given(views)?,
@@ -35,7 +37,15 @@ pub(crate) async fn choose(client: &Client, views: Option<&str>) -> Result<Chose
         None => return recognised(client).await,
     };
     tidy(&mut queries);
-    let plan = read::read(client, &queries).await.context(format!("check the mapping ({origin})"))?;
+    let mut before = match mirrors {
+        Known::Nothing => None,
+        Known::AsItIs | Known::Moved => plan_in_force(client).await?,
+    };
+    if let (Known::Moved, Some(before)) = (mirrors, &mut before) {
+        find_by_name(client, before).await?;
+    }
+    let (plan, _) =
+        read::read_again(client, &queries, before.as_ref()).await.context(format!("check the mapping ({origin})"))?;
     let stored = queries == there;
     let origin = if stored { "already there".to_owned() } else { origin };
     Ok(Chosen { queries, plan, origin, stored })
@@ -105,6 +115,42 @@ fn tidy(queries: &mut [(Entity, String)]) {
 
 fn names() -> String {
     PRESETS.map(|(name, _)| name).join(", ")
+}
+
+/// What of the mirrors that are there a new plan can count on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// Everything is copied anew.
+    Nothing,
+    AsItIs,
+    /// They came with the tables from another cluster: under the same names, with other oids.
+    Moved,
+}
+
+/// A restored table has another oid, and its columns other numbers.
+async fn find_by_name(client: &Client, plan: &mut Plan) -> Result<()> {
+    const FIND: &str = "SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')";
+    for table in &mut plan.tables {
+        let row = client.query_opt(FIND, &[&table.schema, &table.name]).await.context("look for a restored table")?;
+        table.oid = row.map_or(0, |row| row.get(0));
+        table.columns.iter_mut().for_each(|column| column.number = 0);
+    }
+    Ok(())
+}
+
+/// The plan that the daemon runs, if one of this version is there: its mirrors are used where they hold what is wanted.
+async fn plan_in_force(client: &Client) -> Result<Option<Plan>> {
+    let there: bool = client
+        .query_one("SELECT to_regclass('portalhook.plan') IS NOT NULL", &[])
+        .await
+        .context("look for the plan")?
+        .get(0);
+    if !there {
+        return Ok(None);
+    }
+    let row = client.query_opt("SELECT plan::text FROM portalhook.plan", &[]).await.context("read the plan")?;
+    Ok(row.and_then(|row| serde_json::from_str(row.get(0)).ok()))
 }
 
 async fn stored(client: &Client) -> Result<Vec<(Entity, String)>> {

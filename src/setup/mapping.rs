@@ -32,6 +32,16 @@ pub(crate) async fn store(client: &Client, chosen: &Chosen, script: &mut Script<
     script.say("mapping", format!("{} ({})", chosen.origin, entities.join(", ")))
 }
 
+/// Stores the mapping for a daemon that switches to it. Where its text is there already and comes to something else by now, the
+/// daemon is asked to read it again.
+pub(crate) async fn announce(client: &Client, chosen: &Chosen, script: &mut Script<'_>) -> Result<()> {
+    if chosen.stored {
+        let ask = "SELECT portalhook.request_copy('{}', 'portalhook setup found that the mapping comes to something else by now')";
+        script.run(client, ask, "ask for a switch").await?;
+    }
+    store(client, chosen, script).await
+}
+
 /// USAGE on the schemas and SELECT on the mapped columns; takes back what the plan before had and this one has not.
 pub(crate) async fn grant(
     client: &Client,

@@ -28,11 +28,10 @@ use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::session::{self, Database, Session};
-use choose::Chosen;
+use choose::Known;
 pub(crate) use origin::Origin;
 use role::Role;
 use script::Script;
-use server::Server;
 use stream::{Beginning, Standing};
 
 /// What setup is asked to do.
@@ -81,19 +80,46 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     script.say("server", format!("database {} as {}", server.database, server.admin))?;
 
     let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
-    let chosen = choose::choose(&admin, options.views.as_deref()).await?;
+    let known = match options.origin {
+        _ if options.afresh => Known::Nothing,
+        Origin::New => Known::Nothing,
+        Origin::Adopt => Known::Moved,
+        Origin::AsBefore => Known::AsItIs,
+    };
+    let chosen = choose::choose(&admin, options.views.as_deref(), known).await?;
     publication::check_tables(&admin, &chosen.plan, &role.name).await?;
-    let standing = stream::look(&admin, &server, &chosen.plan, &slot, database.home(), options.origin).await?;
-    standing.permitted(options.afresh || options.origin == Origin::New)?;
+    let standing = stream::look(&admin, &server, &chosen.plan, &slot, database.home(), options.origin)
+        .await?
+        .permitted(options.afresh || options.origin == Origin::New)?;
 
     role::prepare(&admin, &server, &role, &mut script).await?;
     schema::prepare(&mut admin, &server, &role, &mut script).await?;
     origin::own(&admin, &server, &role, &mut script).await?;
-    settle_mapping(&admin, &server, &role, &chosen, &standing, &mut script).await?;
+    let kept = match &standing {
+        Standing::Changed { stored, .. } => stored.tables.as_slice(),
+        _ => &[],
+    };
+    let switches = matches!(standing, Standing::Changed { .. });
+    if !switches {
+        mapping::store(&admin, &chosen, &mut script).await?;
+    }
+    let before = match &standing {
+        Standing::Stale { replaced, .. } => replaced.as_deref(),
+        Standing::Whole
+        | Standing::Reworded
+        | Standing::Adopted { .. }
+        | Standing::Nothing { .. }
+        | Standing::Changed { .. } => None,
+    };
+    mapping::grant(&admin, &server, &role, &chosen.plan, before, &mut script).await?;
     followed::store(&admin, &chosen.plan, &options.publication, &mut script).await?;
     identity::prepare(&admin, &chosen.plan, &mut script).await?;
-    publication::prepare(&admin, &chosen.plan, &options.publication, &mut script).await?;
+    publication::prepare(&admin, &chosen.plan, kept, &options.publication, &mut script).await?;
     followed::event_trigger(&admin, options.event_trigger, &mut script).await?;
+    if switches {
+        // The daemon may act on it at once: what it needs is there.
+        mapping::announce(&admin, &chosen, &mut script).await?;
+    }
     let session = if options.print_sql { None } else { Some(session::connect(&database, "portalhook setup").await?) };
     let client: Option<&Client> = session.as_deref();
     if let Some(client) = client {
@@ -110,24 +136,10 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         origin: options.origin,
     };
     beginning.make(&admin, client, &standing, &mut script).await?;
-    show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
+    if !switches {
+        show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
+    }
     script.say("done", "portalhook run, then INSERT INTO portalhook.endpoints (url) VALUES ('https://…')")
-}
-
-async fn settle_mapping(
-    admin: &Client,
-    server: &Server,
-    role: &Role,
-    chosen: &Chosen,
-    standing: &Standing,
-    script: &mut Script<'_>,
-) -> Result<()> {
-    mapping::store(admin, chosen, script).await?;
-    let before = match standing {
-        Standing::Stale { replaced, .. } => replaced.as_deref(),
-        Standing::Whole | Standing::Reworded | Standing::Adopted { .. } | Standing::Nothing { .. } => None,
-    };
-    mapping::grant(admin, server, role, &chosen.plan, before, script).await
 }
 
 /// One setup at a time; the lock ends with the session. The server may take a moment to see that an earlier one has ended.

@@ -53,7 +53,7 @@ pub(crate) fn moved(stored: &Plan, plan: &Plan) -> bool {
         let mut plan = plan.clone();
         for table in &mut plan.tables {
             table.oid = 0;
-            table.columns.iter_mut().for_each(|column| column.type_oid = 0);
+            table.columns.iter_mut().for_each(|column| (column.type_oid, column.number) = (0, 0));
         }
         plan.tables.sort_by(|a, b| a.mirror.cmp(&b.mirror));
         plan.tables

@@ -39,8 +39,14 @@ pub(crate) async fn check_tables(client: &Client, plan: &Plan, role: &str) -> Re
     Ok(())
 }
 
-/// Creates the publication, or brings it up to the plan's tables.
-pub(crate) async fn prepare(client: &Client, plan: &Plan, publication: &str, script: &mut Script<'_>) -> Result<()> {
+/// Creates the publication, or brings it up to the plan's tables; those of `kept` stay in it.
+pub(crate) async fn prepare(
+    client: &Client,
+    plan: &Plan,
+    kept: &[Table],
+    publication: &str,
+    script: &mut Script<'_>,
+) -> Result<()> {
     let quoted = quote(publication);
     let exists = client
         .query_opt(
@@ -72,7 +78,7 @@ pub(crate) async fn prepare(client: &Client, plan: &Plan, publication: &str, scr
         script.run(client, &sql, "mend the publication's options").await?;
         done.push("options mended".to_owned());
     }
-    change_tables(client, plan, publication, script, &mut done).await?;
+    change_tables(client, plan, kept, publication, script, &mut done).await?;
     let done = if done.is_empty() { "already there".to_owned() } else { done.join(", ") };
     script.say("publication", format!("{publication}: {done}"))
 }
@@ -80,6 +86,7 @@ pub(crate) async fn prepare(client: &Client, plan: &Plan, publication: &str, scr
 async fn change_tables(
     client: &Client,
     plan: &Plan,
+    kept: &[Table],
     publication: &str,
     script: &mut Script<'_>,
     done: &mut Vec<String>,
@@ -101,7 +108,7 @@ async fn change_tables(
         |table: &Table| members.iter().any(|row| row.get::<_, u32>(0) == table.oid && !row.get::<_, bool>(3));
     for row in &members {
         let (oid, limited): (u32, bool) = (row.get(0), row.get(3));
-        if limited || !plan.tables.iter().any(|table| table.oid == oid) {
+        if limited || !plan.tables.iter().chain(kept).any(|table| table.oid == oid) {
             let (schema, name): (&str, &str) = (row.get(1), row.get(2));
             let sql = format!("ALTER PUBLICATION {quoted} DROP TABLE {}.{}", quote(schema), quote(name));
             patiently(client, &sql, "take a table out of the publication", script).await?;

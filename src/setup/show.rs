@@ -1,19 +1,15 @@
 //! `SELECT * FROM portalhook.votes` shows what a webhook will say, without depending on the application.
 //!
-//! A view over the rewritten SELECT would pin the application's types that its casts name, so the SELECT stands in a
-//! function whose body is a string: PostgreSQL records no dependency for that.
+//! The views are the owner's; what they show stands in functions of the daemon's role (`mirror::show`), which makes those anew
+//! when the mapping changes.
 
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
 
 use super::script::Script;
 use crate::error::{Context as _, Result};
-use crate::mapping::layout::{literal, quote};
+use crate::mapping::layout::quote;
 use crate::mapping::plan::{Entity, Plan};
-use crate::mapping::select::Variant;
-
-/// Types with a smaller oid are PostgreSQL's own (manual, "System Catalog Declarations and Initial Contents").
-const FIRST_OF_USERS: u32 = 16384;
+use crate::mirror::show::{Show, function, view};
 
 /// Makes the views and functions of all entities, where they are not there or the plan is new.
 ///
@@ -43,64 +39,12 @@ pub(crate) async fn prepare(
     let removed: Vec<String> = Entity::ALL.map(|entity| format!("DROP VIEW IF EXISTS {}", view(entity))).into();
     script.run(admin, &removed.join("; "), "remove the old views").await?;
     for one in &plan.entities {
-        let Some((function_sql, columns)) = function_sql(role, plan, one.entity).await? else { continue };
-        script.run(role, &function_sql, &format!("create the function that shows {}", one.entity.name())).await?;
-        script.run(admin, &view_sql(one.entity, &columns), &format!("create view {}", view(one.entity))).await?;
+        let Some(show) = Show::of(role, plan, one.entity).await? else { continue };
+        let doing = format!("create the function that shows {}", one.entity.name());
+        script.run(role, &format!("{}; {}", show.drop, show.create), &doing).await?;
+        script.run(admin, &view_sql(one.entity, &show.columns), &format!("create view {}", view(one.entity))).await?;
     }
     script.say("views", plan.entities.iter().map(|one| view(one.entity)).collect::<Vec<_>>().join(", "))
-}
-
-fn view(entity: Entity) -> String {
-    format!("portalhook.{}", entity.name())
-}
-
-fn function(entity: Entity) -> String {
-    format!("portalhook_mirror.show_{}", entity.name())
-}
-
-/// The function's definition and the names of its columns.
-async fn function_sql(role: &Client, plan: &Plan, entity: Entity) -> Result<Option<(String, Vec<String>)>> {
-    let Some((query, names)) = plan.rows(entity, Variant::Live) else { return Ok(None) };
-    let outputs: Vec<String> =
-        plan.entity(entity).map(|one| one.outputs.iter().map(|o| o.name.clone()).collect()).unwrap_or_default();
-    let places: Vec<String> = (0..outputs.len()).map(|place| format!("o{place}")).collect();
-    let statement = role
-        .prepare(&format!("SELECT {} FROM ({query}) AS q ({names})", places.join(", ")))
-        .await
-        .context(format!("prepare what shows {}", entity.name()))?;
-    let (mut values, mut columns) = (Vec::new(), Vec::new());
-    for ((place, name), column) in places.iter().zip(&outputs).zip(statement.columns()) {
-        let own = column.type_().oid() < FIRST_OF_USERS;
-        let of_type = if own && *column.type_() != Type::UNKNOWN {
-            type_name(role, column.type_()).await?
-        } else {
-            "text".to_owned()
-        };
-        values.push(if own {
-            place.clone()
-        } else {
-            format!("CASE WHEN {place} IS NOT NULL THEN format('%s', {place}) END")
-        });
-        columns.push(format!("{} {of_type}", quote(name)));
-    }
-    let body = format!("SELECT {} FROM ({query}) AS q ({names})", values.join(", "));
-    let function = function(entity);
-    Ok(Some((
-        format!(
-            "DROP FUNCTION IF EXISTS {function}();
-CREATE FUNCTION {function}() RETURNS TABLE ({}) STABLE SECURITY DEFINER SET search_path = '' LANGUAGE sql AS {};
-COMMENT ON FUNCTION {function}() IS 'What {} shows.'",
-            columns.join(", "),
-            literal(&body),
-            view(entity)
-        ),
-        outputs,
-    )))
-}
-
-async fn type_name(client: &Client, of: &Type) -> Result<String> {
-    let row = client.query_one("SELECT format_type($1, NULL)", &[&of.oid()]).await.context("name a type")?;
-    Ok(row.get(0))
 }
 
 fn view_sql(entity: Entity, columns: &[String]) -> String {

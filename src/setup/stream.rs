@@ -21,9 +21,11 @@ pub(crate) enum Standing {
     Reworded,
     /// Nothing, or a slot that an interrupted setup left.
     Nothing { leftover_slot: bool },
+    /// All is there, but for another mapping: the daemon switches to it.
+    Changed { stored: Box<Plan>, lsn: String },
     /// A checkpoint and a mirror from elsewhere, which go on here; from another cluster or database, or only another place.
     Adopted { another: bool },
-    /// A checkpoint whose mirror must go: the mapping changed, or the slot is gone.
+    /// A checkpoint whose mirror must go: the slot is gone, or what is there cannot be read.
     Stale { why: String, replaced: Option<Box<Plan>>, slot: bool },
 }
 
@@ -91,12 +93,19 @@ pub(crate) async fn look(
     let lsn: &str = row.get(3);
     let replaced = stored.map(Box::new);
     Ok(match slot {
+        Some(slot)
+            if !slot.is_lost()
+                && replaced.as_deref().is_some_and(|stored| stored != plan && !means_the_same(stored, plan)) =>
+        {
+            let stored = replaced.unwrap_or_else(|| Box::new(plan.clone()));
+            Standing::Changed { stored, lsn: lsn.to_owned() }
+        }
         Some(slot) if !slot.is_lost() && replaced.as_deref() == Some(plan) => Standing::Whole,
         Some(slot) if !slot.is_lost() && replaced.as_deref().is_some_and(|stored| means_the_same(stored, plan)) => {
             Standing::Reworded
         }
         Some(slot) if !slot.is_lost() => Standing::Stale {
-            why: format!("the mapping is another than that of the mirror (which is at {lsn})"),
+            why: format!("the plan of the mirror (which is at {lsn}) is another version's"),
             replaced,
             slot: true,
         },
@@ -123,15 +132,20 @@ fn means_the_same(stored: &Plan, plan: &Plan) -> bool {
 }
 
 impl Standing {
-    /// Refuses to lose events unless told to.
-    pub(crate) fn permitted(&self, afresh: bool) -> Result<()> {
+    /// Refuses to lose events unless told to; told to, it copies everything where a switch would do.
+    pub(crate) fn permitted(self, afresh: bool) -> Result<Self> {
         match self {
+            Self::Changed { stored, lsn } if afresh => Ok(Self::Stale {
+                why: format!("the mapping is another than that of the mirror (which is at {lsn})"),
+                replaced: Some(stored),
+                slot: true,
+            }),
             Self::Stale { why, .. } if !afresh => Err(fix(
                 why,
                 "to copy everything afresh, stop the daemon once it has caught up and add --afresh; what changes between its last \
                  transaction and the copy gives no events. Nothing was changed",
             )),
-            _ => Ok(()),
+            other => Ok(other),
         }
     }
 }
@@ -162,6 +176,9 @@ impl Beginning<'_> {
                     store_plan(client, self.plan).await?;
                 }
                 return script.say("slot", format!("{}: already there, and the mirror with it", self.slot));
+            }
+            Standing::Changed { lsn, .. } => {
+                return script.say("switch", format!("the daemon takes the mapping over where the stream reaches it (it is at {lsn}); SELECT * FROM portalhook.switches shows how far it is"));
             }
             Standing::Adopted { another } => {
                 let adoption = Adoption {

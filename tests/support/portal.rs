@@ -105,14 +105,15 @@ impl Portal {
         self.database.sql(script)
     }
 
-    /// Waits until a query answers true; it is asked again whenever the daemon has recorded outcomes.
+    /// Waits until a query answers true; it is asked again whenever the daemon has recorded outcomes, or noted a switch.
     #[track_caller]
     pub(crate) fn wait_for_outcome(&self, query: &str) {
         self.sql(
             "CREATE OR REPLACE FUNCTION public.tell() RETURNS trigger LANGUAGE plpgsql
                  AS $$ BEGIN NOTIFY outcome; RETURN NULL; END $$;
              CREATE OR REPLACE TRIGGER tell AFTER INSERT OR UPDATE ON portalhook.deliveries EXECUTE FUNCTION public.tell();
-             CREATE OR REPLACE TRIGGER tell AFTER INSERT OR UPDATE ON portalhook.successes EXECUTE FUNCTION public.tell();",
+             CREATE OR REPLACE TRIGGER tell AFTER INSERT OR UPDATE ON portalhook.successes EXECUTE FUNCTION public.tell();
+             CREATE OR REPLACE TRIGGER tell AFTER INSERT OR UPDATE ON portalhook.switches EXECUTE FUNCTION public.tell();",
         );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("start a runtime");
         let waited =

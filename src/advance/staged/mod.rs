@@ -18,6 +18,7 @@ use super::group::Group;
 use super::operations::Operation;
 use super::rivals::{Rivals, rows_by_id};
 use super::surroundings::Surroundings;
+use super::switch::turn::Turn;
 use super::{Advance, Advanced};
 use crate::capture;
 use crate::change::{Arrival, Change, Transaction};
@@ -91,7 +92,9 @@ impl Advance {
         tables::begin(sql).await?;
         let mut pace = Pace::new();
         let mut writes = Writes::new(sql);
-        let Some(last) = self.stage(&mut writes, first, transactions, &mut pace).await? else { return Ok(None) };
+        let Some(last) = self.stage(session, &mut writes, first, transactions, &mut pace).await? else {
+            return Ok(None);
+        };
         let started_at = self.checkpoint.position;
         let mut checkpoint = self.checkpoint.clone();
         (checkpoint.lsn, checkpoint.xid) = (last.end_lsn, last.xid);
@@ -126,12 +129,13 @@ impl Advance {
                 pace.began.elapsed().as_secs_f64()
             );
         }
-        self.commit(sql, group, started_at).await.map(Some)
+        self.commit(sql, session, group, started_at).await.map(Some)
     }
 
     /// Stages all parts; gives the transaction as its end describes it.
     async fn stage(
         &mut self,
+        session: &Session,
         writes: &mut Writes<'_, '_>,
         first: Vec<Change>,
         transactions: &mut capture::Receiver,
@@ -144,6 +148,7 @@ impl Advance {
                 Arrival::Last(mut transaction) => (std::mem::take(&mut transaction.changes), Some(transaction)),
                 Arrival::Whole(_) => return Err(Error::failed("a transaction came inside another")),
             };
+            self.check_part(session, &changes).await?;
             let place = writes.changes;
             writes.changes += changes.len();
             for step in self.netting.part(changes, place)? {
@@ -296,6 +301,9 @@ impl Advance {
         let mut routes = staged.operations("routed").await?;
         while let Some((_, operation)) = routes.next_before(usize::MAX).await? {
             self.change_routes(&operation, group);
+            if let Operation::Mapping { entity, .. } = operation {
+                group.turn = Some(Turn::Request { why: format!("the mapping of {entity} was changed") });
+            }
         }
         let mut tests = staged.operations("tested").await?;
         while let Some((number, operation)) = tests.next_before(usize::MAX).await? {

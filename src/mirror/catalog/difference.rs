@@ -38,6 +38,10 @@ pub(crate) enum Difference {
     Rewritten {
         member: String,
     },
+    /// Partitions, and not all of them, have other files: truncated, which the stream does not say of a partition alone.
+    PartitionsRewritten {
+        members: Vec<String>,
+    },
     /// Partitions came or went.
     Partitions {
         attached: Vec<Member>,
@@ -55,6 +59,10 @@ pub(crate) enum Difference {
         to: String,
     },
     ColumnGone {
+        column: String,
+    },
+    /// Dropped, and another one has its name.
+    ColumnAnew {
         column: String,
     },
     ColumnType {
@@ -87,17 +95,19 @@ impl Difference {
             Self::LabelAdded { .. } | Self::Renamed { .. } => Follow::Remember,
             Self::ColumnRenamed { .. } | Self::ColumnGone { .. } | Self::ColumnType { .. } => Follow::Stream,
             Self::Unpublished | Self::Refuses { .. } | Self::Identity { .. } => Follow::Mend,
-            Self::Key { .. } | Self::Rewritten { .. } | Self::Partitions { .. } | Self::LabelRenamed { .. } => {
-                Follow::Refresh
-            }
-            Self::Replaced { .. } | Self::Republished => Follow::Compare,
+            Self::ColumnAnew { .. }
+            | Self::Key { .. }
+            | Self::Rewritten { .. }
+            | Self::Partitions { .. }
+            | Self::LabelRenamed { .. } => Follow::Refresh,
+            Self::Replaced { .. } | Self::Republished | Self::PartitionsRewritten { .. } => Follow::Compare,
             Self::Gone => Follow::Operator,
         }
     }
 
     /// One line for people, about the table of this name.
     pub(crate) fn what(&self, table: &Table) -> String {
-        let name = format!("{}.{}", table.schema, table.name);
+        let name = table.called();
         match self {
             Self::Gone => format!("{name} was dropped: its mirror stays as it was, and nothing new of it is seen"),
             Self::Replaced { .. } => {
@@ -119,6 +129,7 @@ impl Difference {
             Self::Identity { member } => format!("{member} has another replica identity than its key needs"),
             Self::Key { now } => format!("{name} has another primary key: ({})", now.join(", ")),
             Self::Rewritten { member } => format!("{member} was rewritten, which may have changed any of its rows"),
+            Self::PartitionsRewritten { members } => format!("{} truncated or rewritten", were(members)),
             Self::Partitions { attached, detached } => {
                 let attached: Vec<&str> = attached.iter().map(|member| member.name.as_str()).collect();
                 let list = |names: &[&str]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
@@ -131,6 +142,9 @@ impl Difference {
                 format!("{name}: column {from}, which the mapping reads, is called {to} now")
             }
             Self::ColumnGone { column } => format!("{name}: column {column}, which the mapping reads, was dropped"),
+            Self::ColumnAnew { column } => {
+                format!("{name}: column {column}, which the mapping reads, is another one now")
+            }
             Self::ColumnType { column, from, to } => {
                 format!("{name}: column {column} is of type {to} now, and was of {from}")
             }
@@ -139,7 +153,8 @@ impl Difference {
 
     /// What to type where it does not mend itself; `publication` is its name.
     pub(crate) fn fix(&self, table: &Table, publication: &str) -> Option<String> {
-        let name = format!("{}.{}", quote(&table.schema), quote(&table.name));
+        let (schema, name) = table.called().split_once('.').unwrap_or_default();
+        let name = format!("{}.{}", quote(schema), quote(name));
         match self {
             Self::Unpublished => Some(format!("ALTER PUBLICATION {} ADD TABLE {name}", quote(publication))),
             Self::Replaced { .. } => Some(format!(
@@ -179,7 +194,7 @@ pub(crate) fn differences(table: &Table, look: &Look) -> Vec<Difference> {
     let before =
         look.before.as_ref().filter(|before| before.oid == look.now.oid).and_then(|before| before.table.as_ref());
     let mut found = Vec::new();
-    if (&now.schema, &now.name) != (&table.schema, &table.name) {
+    if !now.named {
         found.push(Difference::Renamed { to: format!("{}.{}", quote(&now.schema), quote(&now.name)) });
     }
     standing(table, now, &mut found);
@@ -226,8 +241,22 @@ fn files(before: &Described, now: &Described, found: &mut Vec<Difference>) {
     if !attached.is_empty() || !detached.is_empty() {
         found.push(Difference::Partitions { attached, detached });
     }
-    let rewritten = now.members.iter().filter(|member| known(member).is_some_and(|old| old.storage != member.storage));
-    found.extend(rewritten.map(|member| Difference::Rewritten { member: member.name.clone() }));
+    let rewritten: Vec<&Member> =
+        now.members.iter().filter(|member| known(member).is_some_and(|old| old.storage != member.storage)).collect();
+    let stayed = now
+        .members
+        .iter()
+        .any(|member| known(member).is_some_and(|old| old.storage != 0 && old.storage == member.storage));
+    if stayed && !rewritten.is_empty() {
+        let members = rewritten.iter().map(|member| member.name.clone()).collect();
+        found.push(Difference::PartitionsRewritten { members });
+    } else {
+        found.extend(rewritten.iter().map(|member| Difference::Rewritten { member: member.name.clone() }));
+    }
+}
+
+fn were(names: &[String]) -> String {
+    format!("{} {}", names.join(", "), if names.len() == 1 { "was" } else { "were" })
 }
 
 fn labels(before: &Described, now: &Described, found: &mut Vec<Difference>) {
@@ -255,7 +284,9 @@ fn columns(table: &Table, before: &Described, now: &Described, found: &mut Vec<D
                 to: one.type_name.clone(),
             }),
             Some(_) => {}
-            // Dropped; another one may have its name.
+            None if now.columns.iter().any(|one| one.name == old.name) => {
+                found.push(Difference::ColumnAnew { column: column.name.clone() });
+            }
             None => found.push(Difference::ColumnGone { column: column.name.clone() }),
         }
     }

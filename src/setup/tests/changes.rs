@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_changed_mapping_is_refused_until_the_loss_of_events_is_accepted() {
+async fn a_changed_mapping_is_left_to_the_daemon_unless_everything_is_to_be_copied() {
     let server = application(FIDER);
     report(&options(&server)).await.expect("setup");
     server
@@ -18,10 +18,18 @@ async fn a_changed_mapping_is_refused_until_the_loss_of_events_is_accepted() {
     let file = tempfile::NamedTempFile::new().expect("file");
     std::fs::write(file.path(), concat_views("slug")).expect("write");
     let mut changed = Options { views: file.path().to_str().map(str::to_owned), ..options(&server) };
-    let error = report(&changed).await.expect_err("refused");
-    assert_eq!(error.kind(), Kind::Usage);
-    assert!(error.to_string().contains("--afresh"), "{error}");
-    assert!(!lines(&server, "SELECT query FROM portalhook.mapping").join(" ").contains("slug"));
+    let said = report(&changed).await.expect("setup");
+    assert!(said.contains("the daemon takes the mapping over"), "{said}");
+    assert!(lines(&server, "SELECT query FROM portalhook.mapping").join(" ").contains("slug"));
+    assert_eq!(
+        lines(
+            &server,
+            "SELECT count(*) FROM portalhook.operations WHERE kind = 'mapping' AND payload::text LIKE '%slug%'"
+        ),
+        ["1"]
+    );
+    assert_eq!(lines(&server, "SELECT has_column_privilege('portalhook', 'public.posts', 'slug', 'SELECT')"), ["t"]);
+    assert_eq!(lines(&server, "SELECT count(*) FROM portalhook.plan WHERE plan::text LIKE '%slug%'"), ["0"]);
 
     changed.afresh = true;
     let said = report(&changed).await.expect("afresh");

@@ -1,0 +1,165 @@
+//! Where in the stream the plan changes: transactions that arrived together are split there.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::job::Kept;
+use super::relation::Fit;
+use super::snapshot::Snapshot;
+use super::turn::{InPlace, Turn};
+use crate::advance::Advance;
+use crate::advance::operations::Operation;
+use crate::change::{Change, Transaction};
+use crate::error::{Context as _, Error, Result};
+use crate::mapping::mirrors::Mirrors;
+use crate::mapping::plan::{Entity, Plan};
+use crate::mapping::read;
+use crate::mapping::stored::Source;
+use crate::mirror::net::Net;
+use crate::session::Session;
+
+/// Transactions under one plan, and what changes it after the last of them.
+#[derive(Default)]
+pub(in crate::advance) struct Piece {
+    pub(in crate::advance) nets: Vec<Net>,
+    pub(in crate::advance) kept: Vec<Kept>,
+    pub(in crate::advance) turn: Option<Turn>,
+    /// Why nothing can be taken until the mapping is changed, and what to type.
+    pub(in crate::advance) pause: Option<String>,
+}
+
+const ARE_OPEN: &str = "SELECT EXISTS (SELECT FROM portalhook.switches WHERE state <> 'done' AND kind <> 'pause')";
+
+impl Advance {
+    /// Takes from the front what goes into one group commit.
+    pub(in crate::advance) async fn piece(
+        &mut self,
+        session: &Session,
+        rest: &mut VecDeque<Transaction>,
+        operations: &HashMap<i64, Operation>,
+    ) -> Result<Piece> {
+        let mut piece = Piece { nets: Vec::with_capacity(rest.len()), ..Piece::default() };
+        while let Some(transaction) = rest.pop_front() {
+            if let Some(relation) = self.stranger(&transaction.changes) {
+                rest.push_front(transaction);
+                // What comes before it is under the plan as it is.
+                if !piece.nets.is_empty() {
+                    break;
+                }
+                match self.fit(session, &relation).await? {
+                    Fit::Fits => drop(self.known.insert(relation.oid, relation)),
+                    Fit::Turn(turn) => {
+                        piece.turn = Some(turn);
+                        break;
+                    }
+                    Fit::Pause(why) => {
+                        piece.pause = Some(why);
+                        break;
+                    }
+                }
+                continue;
+            }
+            if let Some(recording) = &mut self.recording {
+                piece.kept.extend(recording.keep(&transaction)?);
+            }
+            piece.turn = self.turn_after(session, &transaction, operations).await?;
+            piece.nets.push(self.netting.net(transaction)?);
+            if piece.turn.is_some() {
+                break;
+            }
+        }
+        Ok(piece)
+    }
+
+    async fn turn_after(
+        &mut self,
+        session: &Session,
+        transaction: &Transaction,
+        operations: &HashMap<i64, Operation>,
+    ) -> Result<Option<Turn>> {
+        let numbers = transaction.changes.iter().filter_map(|change| match change {
+            Change::Operation { number } => operations.get(number),
+            _ => None,
+        });
+        let mut changed = Vec::new();
+        for operation in numbers {
+            match operation {
+                Operation::Switch { attempt }
+                    if self.recording.as_ref().is_some_and(|recording| recording.job.attempt == *attempt) =>
+                {
+                    return Ok(self.recording.take().map(|recording| Turn::Copied(Box::new(recording))));
+                }
+                Operation::Mapping { entity, query, search_path } => {
+                    changed.push((entity.as_str(), query.as_deref(), search_path.as_deref()));
+                }
+                _ => {}
+            }
+        }
+        if changed.is_empty() || self.knows(transaction.xid)? {
+            return Ok(None);
+        }
+        self.mapping_turn(session, &changed).await.map(Some)
+    }
+
+    /// Whether the mapping was read so late that it has this transaction's change already, for this plan or the coming one.
+    fn knows(&self, xid: u64) -> Result<bool> {
+        let coming = self.recording.as_ref().and_then(|recording| recording.job.seen.as_deref());
+        for seen in self.seen.as_deref().into_iter().chain(coming) {
+            if seen.parse::<Snapshot>()?.sees(xid) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What a change of the mapping comes to, where it stands: another plan at once if it names nothing new.
+    async fn mapping_turn(&self, session: &Session, changed: &[(&str, Option<&str>, Option<&str>)]) -> Result<Turn> {
+        let names: Vec<&str> = changed.iter().map(|(entity, ..)| *entity).collect();
+        let why = format!("the mapping of {} was changed", names.join(", "));
+        let open: bool = session.query_one(ARE_OPEN, &[]).await.context("look for open switches")?.get(0);
+        let Some(sources) = sources(&self.plan, changed)?.filter(|_| !open && self.recording.is_none()) else {
+            return Ok(Turn::Request { why });
+        };
+        let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };
+        match read::read_over(session, &sources, &mirrors).await {
+            Ok(plan) if needs_copies(&self.plan, &plan).is_empty() => Ok(Turn::InPlace(Box::new(InPlace {
+                plan,
+                seen: None,
+                why,
+                rebuilds: Vec::new(),
+                requests: Vec::new(),
+            }))),
+            Ok(_) => Ok(Turn::Request { why }),
+            Err(error) if session.is_closed() => Err(error),
+            // Something new that we may not read yet, or that is gone again: the copier sees to it, and says so.
+            Err(error) => {
+                tracing::debug!("the mapping cannot be taken at once: {error:?}");
+                Ok(Turn::Request { why })
+            }
+        }
+    }
+}
+
+/// The mapping in force with these changes; none where an operation does not tell its text.
+fn sources(plan: &Plan, changed: &[(&str, Option<&str>, Option<&str>)]) -> Result<Option<Vec<Source>>> {
+    let mut sources = Source::all_settled(plan);
+    for (name, query, search_path) in changed {
+        let entity = crate::mapping::stored::entity(name)
+            .ok_or_else(|| Error::failed(format!("an operation changes the mapping of {name}, which is no entity")))?;
+        sources.retain(|source| source.entity != entity);
+        match query {
+            Some(query) => sources.push(Source {
+                search_path: search_path.map(str::to_owned),
+                ..Source::new(entity, (*query).to_owned())
+            }),
+            None if entity == Entity::CommentVotes => {}
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(sources))
+}
+
+/// The tables of a new plan whose mirrors are not there yet.
+pub(super) fn needs_copies(before: &Plan, plan: &Plan) -> Vec<usize> {
+    let is_new = |mirror: &str| !before.tables.iter().any(|table| table.mirror == mirror);
+    plan.tables.iter().enumerate().filter(|(_, table)| is_new(&table.mirror)).map(|(place, _)| place).collect()
+}

@@ -1,0 +1,256 @@
+//! A table as the stream describes it, against the plan: it may have other columns, types, a new name or key.
+//!
+//! The description comes before the first row that needs it, so that is the position at which the mirror follows.
+
+use std::sync::Arc;
+
+use super::place::needs_copies;
+use super::rebuild::Rebuild;
+use super::turn::{InPlace, Turn};
+use crate::advance::Advance;
+use crate::change::{Change, Relation, ReplicaIdentity};
+use crate::error::{Context as _, Result};
+use crate::mapping::mirrors::Mirrors;
+use crate::mapping::plan::{Plan, Table};
+use crate::mapping::stored::{self, Source};
+use crate::mapping::{mirrors, read};
+use crate::session::Session;
+
+/// What a description means for the plan.
+pub(in crate::advance) enum Fit {
+    Fits,
+    /// The plan has to change first.
+    Turn(Turn),
+    /// The stream stands still until the mapping was changed: what is wrong, and what to type.
+    Pause(String),
+}
+
+/// A described column: its name, its type as the catalog spells it, whether that is PostgreSQL's own, whether it is in the key.
+struct Described {
+    name: String,
+    spelled: String,
+    is_builtin: bool,
+    type_oid: u32,
+    is_key: bool,
+}
+
+impl Described {
+    fn mirror_type(&self) -> &str {
+        if self.is_builtin { &self.spelled } else { "text" }
+    }
+}
+
+/// `???` is how PostgreSQL spells a type that is gone.
+const SPELL: &str = "
+    SELECT format_type(o, m), coalesce(t.typnamespace = 'pg_catalog'::regnamespace AND t.typname !~ '^_?reg', false)
+    FROM unnest($1::oid[], $2::int[]) WITH ORDINALITY AS u (o, m, n) LEFT JOIN pg_type AS t ON t.oid = u.o ORDER BY n";
+
+impl Advance {
+    /// A description of a mapped table in these changes that was not held against the plan yet: of each table the last.
+    pub(super) fn stranger(&self, changes: &[Change]) -> Option<Arc<Relation>> {
+        let mut last: Option<&Arc<Relation>> = None;
+        let mut found: Option<&Arc<Relation>> = None;
+        for change in changes {
+            let relation = match change {
+                Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
+                    relation
+                }
+                Change::Truncate { .. } | Change::Operation { .. } => continue,
+            };
+            if last.is_some_and(|last| Arc::ptr_eq(last, relation)) {
+                continue;
+            }
+            last = Some(relation);
+            let is_known = self.known.get(&relation.oid).is_some_and(|known| Arc::ptr_eq(known, relation));
+            let is_mapped = self.plan.tables.iter().any(|table| table.oid == relation.oid);
+            if is_mapped && (found.is_none() || found.is_some_and(|found| found.oid == relation.oid)) {
+                found = if is_known { None } else { Some(relation) };
+            }
+        }
+        found.map(Arc::clone)
+    }
+
+    /// Holds a description against the plan.
+    pub(super) async fn fit(&self, session: &Session, relation: &Relation) -> Result<Fit> {
+        let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) else { return Ok(Fit::Fits) };
+        let described = describe(session, relation).await?;
+        let missing: Vec<&str> = table
+            .columns
+            .iter()
+            .filter(|column| column.is_stored() && !described.iter().any(|one| one.name == column.name))
+            .map(|column| column.name.as_str())
+            .collect();
+        if !missing.is_empty() {
+            return self.without(session, relation, table, &described, &missing).await;
+        }
+        if !serves(table, relation, &described) {
+            return self.converted(session, relation, &described).await.map(Fit::Turn);
+        }
+        if table.schema == relation.schema && table.name == relation.name {
+            return Ok(Fit::Fits);
+        }
+        let mut plan = self.plan.clone();
+        let why = format!("{}.{} is now {}.{}", table.schema, table.name, relation.schema, relation.name);
+        rename(&mut plan, relation);
+        Ok(Fit::Turn(in_place(plan, None, why, Vec::new())))
+    }
+
+    /// Other types, or another key, of columns that are all there.
+    async fn converted(&self, session: &Session, relation: &Relation, described: &[Described]) -> Result<Turn> {
+        let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };
+        // Under its old name the table may not be found any more, and other tables may be further on than the stream is: then
+        // the table's own description has to do.
+        let plan = match read::read_over(session, &Source::all_settled(&self.plan), &mirrors).await {
+            Ok(plan) if has(&plan, relation, described) && self.others_stay(&plan, relation) => plan,
+            Err(error) if session.is_closed() => return Err(error),
+            _ => patched(&self.plan, relation, described),
+        };
+        let rebuilds = self.rebuilds(&plan)?;
+        let why =
+            format!("the columns of {}.{} changed their types or its key changed", relation.schema, relation.name);
+        Ok(in_place(plan, None, why, rebuilds))
+    }
+
+    /// Whether the mirrors of all other tables serve a plan as they are: their turn comes where the stream describes them.
+    fn others_stay(&self, plan: &Plan, relation: &Relation) -> bool {
+        needs_copies(&self.plan, plan).iter().all(|&table| plan.tables[table].oid == relation.oid)
+    }
+
+    /// Mapped columns are not there any more: only another mapping can help.
+    async fn without(
+        &self,
+        session: &Session,
+        relation: &Relation,
+        table: &Table,
+        described: &[Described],
+        missing: &[&str],
+    ) -> Result<Fit> {
+        // What it names newly may have to be made readable first; where that fails, reading fails too, and says why.
+        if let Err(error) = session.execute("SELECT portalhook.follow_mapping()", &[]).await {
+            tracing::debug!(%error, "follow the mapping while paused");
+        }
+        let newest = stored::read(session).await?;
+        let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };
+        let problem = match read::read_over(session, &newest.sources, &mirrors).await {
+            Err(error) if session.is_closed() => return Err(error),
+            Err(error) => format!("{error:?}"),
+            Ok(plan) if has(&plan, relation, described) => match self.rebuilds(&plan) {
+                Ok(rebuilds) => {
+                    for rebuild in &rebuilds {
+                        for column in &rebuild.copied {
+                            tracing::warn!(
+                                from = %self.checkpoint.lsn,
+                                "{column} has for rows that were not written since the value of now: between here and now it may be newer than its event"
+                            );
+                        }
+                    }
+                    let why = "the mapping was changed while the stream was paused".to_owned();
+                    return Ok(Fit::Turn(in_place(plan, Some(newest.seen), why, rebuilds)));
+                }
+                Err(error) => error.to_string(),
+            },
+            Ok(_) => "the mapping reads other columns than the stream has here".to_owned(),
+        };
+        tracing::debug!("the newest mapping does not help: {problem}");
+        let advice =
+            super::advice::advise(session, &self.plan, table, missing, described.iter().map(|one| &*one.name)).await?;
+        Ok(Fit::Pause(advice))
+    }
+
+    /// How the mirrors that are there become those of another plan.
+    pub(super) fn rebuilds(&self, plan: &Plan) -> Result<Vec<Rebuild>> {
+        needs_copies(&self.plan, plan).into_iter().map(|table| Rebuild::of(&self.plan, &plan.tables[table])).collect()
+    }
+}
+
+pub(super) fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: Vec<Rebuild>) -> Turn {
+    Turn::InPlace(Box::new(InPlace { plan, seen, why, rebuilds, requests: Vec::new() }))
+}
+
+async fn describe(session: &Session, relation: &Relation) -> Result<Vec<Described>> {
+    let types: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
+    let modifiers: Vec<i32> = relation.columns.iter().map(|column| column.type_modifier).collect();
+    let rows = session.query(SPELL, &[&types, &modifiers]).await.context("spell the types of a table")?;
+    let column = |(row, column): (&tokio_postgres::Row, &crate::change::Column)| Described {
+        name: column.name.clone(),
+        spelled: row.get(0),
+        is_builtin: row.get(1),
+        type_oid: column.type_oid,
+        is_key: column.key,
+    };
+    Ok(rows.iter().zip(&relation.columns).map(column).collect())
+}
+
+/// Whether rows of this description can be written to the table's mirror as it is.
+fn serves(table: &Table, relation: &Relation, described: &[Described]) -> bool {
+    let fits = |column: &crate::mapping::plan::Column| {
+        described
+            .iter()
+            .find(|one| one.name == column.name)
+            .is_some_and(|one| one.spelled == "???" || one.spelled == "-" || one.spelled == column.source_type)
+    };
+    let key: Vec<&str> = table.key.iter().map(|&index| table.columns[index].name.as_str()).collect();
+    let is_key = |one: &&Described| one.is_key;
+    let same_key = match relation.identity {
+        // It shows no key, or every column as one; without any, whoever mends the identity comes first.
+        ReplicaIdentity::Full | ReplicaIdentity::Nothing => true,
+        ReplicaIdentity::Default | ReplicaIdentity::Index => {
+            let shown = described.iter().filter(is_key).count();
+            shown == 0
+                || (shown == key.len() && described.iter().filter(is_key).all(|one| key.contains(&one.name.as_str())))
+        }
+    };
+    same_key && table.columns.iter().filter(|column| column.is_stored()).all(fits)
+}
+
+/// Whether a plan's table is as described.
+fn has(plan: &Plan, relation: &Relation, described: &[Described]) -> bool {
+    plan.tables.iter().find(|table| table.oid == relation.oid).is_none_or(|table| {
+        let stored = || table.columns.iter().filter(|column| column.is_stored());
+        serves(table, relation, described) && stored().all(|column| described.iter().any(|one| one.name == column.name))
+    })
+}
+
+fn rename(plan: &mut Plan, relation: &Relation) {
+    for table in plan.tables.iter_mut().filter(|table| table.oid == relation.oid) {
+        table.schema.clone_from(&relation.schema);
+        table.name.clone_from(&relation.name);
+    }
+}
+
+/// The plan with a table's types as described, where the catalog is further on: the SELECTs stay as they are.
+fn patched(before: &Plan, relation: &Relation, described: &[Described]) -> Plan {
+    let mut plan = before.clone();
+    rename(&mut plan, relation);
+    for table in plan.tables.iter_mut().filter(|table| table.oid == relation.oid) {
+        for column in table.columns.iter_mut().filter(|column| column.is_stored()) {
+            let Some(one) = described.iter().find(|one| one.name == column.name && one.spelled != "???") else {
+                continue;
+            };
+            column.type_oid = one.type_oid;
+            column.source_type.clone_from(&one.spelled);
+            one.mirror_type().clone_into(&mut column.mirror_type);
+        }
+        let old = before.tables.iter().find(|old| old.oid == table.oid);
+        if old.is_some_and(|old| !mirrors::covers(old, table)) {
+            // SELECTs name mirrors; the one of this table keeps its place under its name.
+            table.mirror = mirrors::free_name(&before.tables, &table.mirror);
+        }
+    }
+    let renamed: Vec<(String, String)> = before
+        .tables
+        .iter()
+        .zip(&plan.tables)
+        .filter(|(old, new)| old.mirror != new.mirror)
+        .map(|(old, new)| (old.mirror_name(), new.mirror_name()))
+        .collect();
+    for entity in &mut plan.entities {
+        for template in [&mut entity.live, &mut entity.any] {
+            for (old, new) in &renamed {
+                template.head = template.head.replace(old, new);
+                template.tail = template.tail.replace(old, new);
+            }
+        }
+    }
+    plan
+}

@@ -1,0 +1,385 @@
+//! The mapping changes while the daemon runs: by SQL, by setup, by the application's migrations.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use crate::support::portal::{Portal, name_and_id};
+use crate::support::receiver::{Received, Receiver};
+
+const ALL_DONE: &str = "SELECT count(*) > 0 AND bool_and(state = 'done') FROM portalhook.switches";
+
+fn vote(id: u32) -> String {
+    format!("INSERT INTO votes (id, post_id, user_id) VALUES ({id}, 99, 49);")
+}
+
+/// An UPDATE of one SELECT of the mapping.
+fn map(entity: &str, query: &str) -> String {
+    format!("UPDATE portalhook.mapping SET query = $query${query}$query$ WHERE entity = '{entity}';")
+}
+
+const VOTES_DOUBLED: &str =
+    "SELECT id, post_id AS post, user_id AS voter, created_at, id * 2 AS double FROM public.votes";
+
+const POSTS_WITH_VIEWS: &str = "SELECT id, title, description, status, user_id AS author, portal_id AS portal, created_at, views \
+     FROM public.posts WHERE deleted_at IS NULL";
+
+/// A part of `data`; null where there is none.
+fn maybe(event: &Received, pointer: &str) -> Value {
+    event.json()["data"].pointer(pointer).cloned().unwrap_or_default()
+}
+
+/// The mirror of every table, compared with the table as text.
+#[track_caller]
+fn mirror_equals_tables(portal: &Portal) {
+    let plan: Value = serde_json::from_str(&portal.sql("SELECT plan FROM portalhook.plan")).expect("a plan");
+    for table in plan["tables"].as_array().expect("tables") {
+        let columns: Vec<String> = table["columns"]
+            .as_array()
+            .expect("columns")
+            .iter()
+            .map(|column| format!("\"{}\"::text", column["name"].as_str().expect("a name")))
+            .collect();
+        let rows = |schema: &Value, name: &Value| {
+            let (schema, name) = (schema.as_str().expect("a schema"), name.as_str().expect("a name"));
+            portal.sql(&format!("SELECT ROW({})::text FROM \"{schema}\".\"{name}\" ORDER BY 1", columns.join(", ")))
+        };
+        let mirror = rows(&Value::from("portalhook_mirror"), &table["mirror"]);
+        assert_eq!(mirror, rows(&table["schema"], &table["name"]), "the mirror of {}", table["name"]);
+    }
+    let counted = portal.sql("SELECT user_id, votes FROM portalhook_mirror.counters WHERE votes > 0 ORDER BY 1");
+    let votes = "SELECT user_id::text, count(*) FROM votes WHERE user_id IS NOT NULL GROUP BY 1 ORDER BY 1";
+    assert_eq!(counted, portal.sql(votes), "counters");
+}
+
+#[test]
+fn a_mapping_that_names_nothing_new_counts_from_its_own_commit_on() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    portal.sql(&format!("BEGIN; {} {} COMMIT;", map("votes", VOTES_DOUBLED), vote(2)));
+    portal.sql(&vote(3));
+    portal
+        .sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at FROM public.votes WHERE id <> 3"));
+    // Not live any more, without an event; the counter knows.
+    portal.sql(&vote(4));
+    portal.sql("DELETE FROM votes WHERE id = 3");
+    daemon.terminate();
+    // The same while it is not there, two of them, and both at their own places.
+    portal.sql(&map("votes", VOTES_DOUBLED));
+    portal.sql(&vote(5));
+    portal
+        .sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at, 'x' AS more FROM public.votes"));
+    portal.sql(&vote(6));
+    let daemon = portal.run();
+    let events = portal.events(&receiver, endpoint);
+    let seen: Vec<(String, Value, Value)> = events
+        .iter()
+        .map(|event| (name_and_id(event), maybe(event, "/vote/double"), event.data("/vote/voter/counter_votes")))
+        .collect();
+    let expected = |name: &str, double: Value, count: u32| (name.to_owned(), double, Value::from(count));
+    assert_eq!(
+        seen,
+        [
+            expected("vote.created 1", Value::Null, 1),
+            expected("vote.created 2", Value::Null, 2),
+            expected("vote.created 3", Value::from(6), 3),
+            expected("vote.created 4", Value::Null, 3),
+            expected("vote.created 5", Value::from(10), 4),
+            expected("vote.created 6", Value::Null, 5),
+        ]
+    );
+    assert_eq!(events[5].data("/vote/more"), "x");
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE state = 'done'"), "4");
+    daemon.wait_for_line("portalhook.votes shows id, post, voter, created_at, more");
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.votes WHERE more = 'x'"), "5", "the views follow");
+    mirror_equals_tables(&portal);
+}
+
+/// Writes into the portal from several sessions until told to stop: votes come and go, posts change.
+fn under_load<T>(portal: &Portal, work: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    let next = AtomicU32::new(10_000);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let id = next.fetch_add(1, Ordering::Relaxed);
+                    portal.sql(&format!(
+                        "INSERT INTO votes (id, post_id, user_id) VALUES ({id}, 99, 49);
+                         BEGIN; UPDATE posts SET views = views + 1 WHERE id = 99; SAVEPOINT s;
+                         INSERT INTO posts (id, title, user_id, portal_id, views) VALUES ({id}, 'Idea', 48, 4, {id}); COMMIT;
+                         UPDATE posts SET title = title || '!', views = views + 1 WHERE id = {id} - 2;
+                         DELETE FROM posts WHERE id = {id} - 5;"
+                    ));
+                }
+            });
+        }
+        let worked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        stop.store(true, Ordering::Relaxed);
+        worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// From one position on every post has `views`, before it none; and the values are those of the event's own transaction.
+#[track_caller]
+fn views_from_one_position_on(events: &[Received]) {
+    let of_posts: Vec<&Received> = events.iter().filter(|event| event.event().starts_with("post.")).collect();
+    let first = of_posts.iter().position(|event| !maybe(event, "/post/views").is_null()).expect("a post with views");
+    assert!(first > 0, "nothing came before the switch");
+    for (place, event) in of_posts.iter().enumerate() {
+        let views = maybe(event, "/post/views");
+        assert_eq!(place >= first, !views.is_null(), "{} of {}: {views}", place, of_posts.len());
+        if place >= first && event.event() == "post.created" {
+            assert_eq!(views, event.data("/post/id"), "as of the event");
+        }
+    }
+}
+
+#[test]
+fn a_new_column_is_in_every_body_from_an_exact_position_on() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*,vote.*}'");
+    let _daemon = portal.run();
+    under_load(&portal, || {
+        receiver.wait_for_distinct(20);
+        portal.sql(&map("posts", POSTS_WITH_VIEWS));
+        portal.wait_for_outcome(ALL_DONE);
+        let there = receiver.received().len();
+        receiver.wait_for("events after the switch", |received| received.len() > there + 20);
+    });
+    views_from_one_position_on(&portal.events(&receiver, endpoint));
+    mirror_equals_tables(&portal);
+}
+
+#[test]
+fn a_new_table_is_published_read_and_followed() {
+    let portal = Portal::sample_with(
+        "CREATE SCHEMA boards; CREATE TABLE boards.board (id int PRIMARY KEY, name text, secret text);
+         INSERT INTO boards.board VALUES (1, 'Ideas', 'never-send'); ALTER TABLE posts ADD COLUMN board int DEFAULT 1;",
+    );
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let _daemon = portal.run();
+    portal.sql("INSERT INTO posts (id, title, user_id, portal_id) VALUES (200, 'a', 48, 4)");
+    portal.sql(&map(
+        "posts",
+        "SELECT p.id, title, description, status, user_id AS author, portal_id AS portal, created_at, b.name AS board \
+         FROM public.posts p LEFT JOIN boards.board b ON b.id = p.board WHERE deleted_at IS NULL",
+    ));
+    portal.wait_for_outcome(ALL_DONE);
+    portal.sql("INSERT INTO posts (id, title, user_id, portal_id) VALUES (201, 'b', 48, 4)");
+    portal.sql("UPDATE boards.board SET name = 'Plans'; UPDATE posts SET status = 'done' WHERE id = 201");
+    let boards: Vec<Value> =
+        portal.events(&receiver, endpoint).iter().map(|event| maybe(event, "/post/board")).collect();
+    assert_eq!(boards, [Value::Null, "Ideas".into(), "Plans".into()]);
+    mirror_equals_tables(&portal);
+    let readable = "SELECT string_agg(column_name, ' ' ORDER BY column_name) FROM information_schema.column_privileges \
+                    WHERE table_name = 'board' AND grantee <> 'admin'";
+    assert_eq!(portal.sql(readable), "id name", "only what the mapping names");
+}
+
+#[test]
+fn setup_with_another_file_changes_the_mapping_of_a_running_daemon() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    let views = include_str!("../sql/demo/views.sql");
+    let with_views = views.replace("portal_id AS portal, created_at", "portal_id AS portal, created_at, views");
+    portal.setup(&with_views);
+    portal.wait_for_outcome(ALL_DONE);
+    portal.sql("UPDATE posts SET views = 7 WHERE id = 99;");
+    portal.sql(&vote(2));
+    daemon.terminate();
+    portal.sql(&vote(3));
+    // It waits for the daemon, at its place.
+    portal.setup(&with_views.replace("id, post_id AS post", "id, -id AS minus, post_id AS post"));
+    portal.sql(&vote(4));
+    let _daemon = portal.run();
+    let events = portal.events(&receiver, endpoint);
+    let views: Vec<Value> = events.iter().map(|event| maybe(event, "/post/views")).collect();
+    assert_eq!(views, [Value::Null, 7.into(), 7.into(), 7.into()]);
+    assert_eq!(maybe(&events[2], "/vote/minus"), Value::Null);
+    assert_eq!(maybe(&events[3], "/vote/minus"), Value::from(-4));
+    mirror_equals_tables(&portal);
+}
+
+#[test]
+fn what_the_mapping_does_not_name_may_change_as_it_likes() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    portal.sql("ALTER TABLE votes ADD COLUMN weight int DEFAULT 3; ALTER TABLE posts RENAME COLUMN views TO seen; ALTER TABLE users DROP COLUMN password_hash");
+    portal.sql(&vote(2));
+    portal.sql("ALTER TABLE posts ALTER COLUMN seen TYPE bigint; UPDATE posts SET seen = 5; UPDATE posts SET status = 'planned' WHERE id = 99");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "vote.created 2", "post.status_changed 99"]);
+    // A table that was rewritten is copied afresh, whatever was rewritten in it.
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE kind <> 'copy'"), "0");
+    assert!(!daemon.said().iter().any(|line| line.contains("WARN") || line.contains("ERROR")), "{:?}", daemon.said());
+    mirror_equals_tables(&portal);
+}
+
+#[test]
+fn a_column_of_another_type_is_converted_where_the_stream_says_so() {
+    let portal = Portal::sample_with("ALTER TABLE posts ALTER COLUMN status TYPE varchar(10);");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let _daemon = portal.run();
+    portal.sql(&vote(1));
+    // Key columns, a longer text, a text that is a number from now on, a table under another name.
+    portal.sql(
+        "ALTER TABLE votes ALTER COLUMN id TYPE bigint; ALTER TABLE posts ALTER COLUMN id TYPE bigint, ALTER COLUMN status TYPE varchar(30);
+         ALTER TABLE users ALTER COLUMN role DROP DEFAULT; ALTER TABLE users ALTER COLUMN role TYPE int USING 7;
+         UPDATE posts SET status = 'a status of many characters' WHERE id = 99;
+         INSERT INTO votes (id, post_id, user_id) VALUES (5000000000, 99, 49);
+         UPDATE users SET role = 8 WHERE id = 49;
+         ALTER TABLE votes RENAME TO likes; ALTER TABLE likes SET SCHEMA public;
+         INSERT INTO likes (id, post_id, user_id) VALUES (5000000001, 99, 49);",
+    );
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(
+        events.iter().map(name_and_id).collect::<Vec<_>>(),
+        ["vote.created 1", "post.status_changed 99", "vote.created 5000000000", "vote.created 5000000001"]
+    );
+    assert_eq!(events[1].data("/changes/status/to"), "a status of many characters");
+    let roles: Vec<Value> = [0, 2, 3].map(|index: usize| maybe(&events[index], "/vote/voter/role")).to_vec();
+    assert_eq!(roles[0], "user");
+    assert_eq!(roles[2], 8);
+    assert_eq!(maybe(&events[3], "/vote/voter/counter_votes"), 3);
+}
+
+#[test]
+fn a_renamed_column_pauses_the_stream_until_the_mapping_names_it() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql("INSERT INTO posts (id, title, user_id, portal_id) VALUES (200, 'Before', 48, 4)");
+    portal.sql(
+        "ALTER TABLE posts RENAME COLUMN title TO headline; ALTER TABLE posts ADD COLUMN board text DEFAULT 'ideas'",
+    );
+    portal.sql("UPDATE posts SET headline = 'After' WHERE id = 200");
+    portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
+    portal.sql(&vote(1));
+    daemon.wait_for_line("column title of public.posts, which the mapping reads, is called headline now");
+    assert!(String::from_utf8_lossy(&portal.command(&["status"]).stdout).contains("headline"), "status says it");
+    // Again after a death: it stands where it stood.
+    portal.kill(daemon);
+    let daemon = portal.run();
+    daemon.wait_for_line("is called headline now");
+    let said = daemon.said().join("\n");
+    let advice = said.lines().find(|line| line.contains("is called headline now")).expect("a line");
+    let statement = &advice[advice.find("UPDATE portalhook.mapping").expect("a statement")..];
+    portal.sql(statement);
+    portal.sql(&vote(2));
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(
+        events.iter().map(name_and_id).collect::<Vec<_>>(),
+        ["post.created 200", "post.status_changed 99", "vote.created 1", "vote.created 2"]
+    );
+    assert_eq!(events[0].data("/post/title"), "Before");
+    assert_eq!(events[1].data("/post/title"), "This is a great idea", "a row that was not written since has its value");
+    assert_eq!(portal.sql("SELECT title FROM portalhook.posts WHERE id = 200"), "After");
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE state <> 'done'"), "0");
+    mirror_equals_tables(&portal);
+}
+
+#[test]
+fn a_dropped_column_pauses_the_stream_and_another_one_takes_its_place() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    portal.sql("ALTER TABLE posts ADD COLUMN body text; UPDATE posts SET body = 'new'; ALTER TABLE posts DROP COLUMN description");
+    portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
+    portal.sql(&vote(2));
+    daemon.wait_for_line("column description of public.posts, which the mapping reads, is gone");
+    // In one transaction, so that only the second counts at the pause; where the stream comes to them, both are known.
+    portal.sql(&format!(
+        "BEGIN; {} {} COMMIT;",
+        map("posts", &POSTS_WITH_VIEWS.replace("description,", "'no'::text AS description,")),
+        map("posts", &POSTS_WITH_VIEWS.replace("description,", "body AS description,").replace(", views", ""))
+    ));
+    portal.sql(&vote(3));
+    let events = portal.events(&receiver, endpoint);
+    let names: Vec<String> = events.iter().map(name_and_id).collect();
+    assert_eq!(names, ["vote.created 1", "post.status_changed 99", "vote.created 2", "vote.created 3"]);
+    assert_eq!(maybe(&events[3], "/post/description"), "new");
+    assert_eq!(maybe(&events[3], "/post/views"), Value::Null);
+    assert_eq!(
+        portal.sql(
+            "SELECT string_agg(kind || ' ' || state, ',' ORDER BY kind) FROM portalhook.switches WHERE kind <> 'copy'"
+        ),
+        "mapping done,pause done"
+    );
+    mirror_equals_tables(&portal);
+}
+
+#[cfg(feature = "failpoints")]
+mod crashes {
+    use super::*;
+
+    /// The daemon dies at a step of the copy or the switch, while the application works on; then another one goes on.
+    fn dies_at(point: &str) {
+        let portal = Portal::sample();
+        let receiver = Receiver::start();
+        let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*,vote.*}'");
+        under_load(&portal, || {
+            let mut daemon = portal.spawn(&[("PORTALHOOK_FAILPOINT", point)]);
+            daemon.wait_for_line("streaming");
+            receiver.wait_for_distinct(10);
+            portal.sql(&map("posts", POSTS_WITH_VIEWS));
+            assert!(!daemon.wait_for_end().success(), "{point} was passed");
+            assert!(daemon.said().iter().any(|line| line.contains(point)), "it died there: {:?}", daemon.said());
+        });
+        let _daemon = portal.run();
+        portal.wait_for_outcome(ALL_DONE);
+        portal.sql("INSERT INTO posts (id, title, user_id, portal_id, views) VALUES (5000, 'Idea', 48, 4, 5000)");
+        let events = portal.events(&receiver, endpoint);
+        views_from_one_position_on(&events);
+        mirror_equals_tables(&portal);
+    }
+
+    #[test]
+    fn a_death_with_a_copy_asked_for_loses_nothing() {
+        dies_at("recording");
+    }
+
+    #[test]
+    fn a_death_in_the_middle_of_a_copy_loses_nothing() {
+        dies_at("copying");
+    }
+
+    #[test]
+    fn a_death_with_a_copy_made_but_not_committed_loses_nothing() {
+        dies_at("announced");
+    }
+
+    #[test]
+    fn a_death_with_a_copy_committed_loses_nothing() {
+        dies_at("copy_committed");
+    }
+
+    #[test]
+    fn a_death_where_the_stream_reaches_the_copy_loses_nothing() {
+        dies_at("copied");
+    }
+
+    #[test]
+    fn a_death_with_a_copy_that_has_caught_up_loses_nothing() {
+        dies_at("caught_up");
+    }
+
+    #[test]
+    fn a_death_right_after_the_switch_loses_nothing() {
+        dies_at("switched");
+    }
+}

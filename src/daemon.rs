@@ -139,6 +139,8 @@ async fn once(
         _ = shutdown.wait_for(|now| *now) => return Ok(()),
         session = session::connect(database, "portalhook advance") => session?,
     };
+    // Where the URL names several servers, all parts meet the one that this session has found.
+    let database = session.database();
     let mut advance = Advance::load(&session, settings::advance(config)).await?;
     let source = source::look(database, &session, &mut advance).await?;
     if let Some(gap) = &source.gap {

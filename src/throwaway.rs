@@ -23,16 +23,22 @@ impl Throwaway {
     /// The superuser of the server; connections over loopback and the socket need no password.
     pub(crate) const SUPERUSER: &str = "admin";
 
-    /// Creates and starts a server; `settings` are lines of postgresql.conf that go after ours.
-    pub(crate) fn start(settings: &[&str]) -> io::Result<Self> {
+    /// A directory and a port, and nothing there yet.
+    fn prepare() -> io::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("portalhook-{}-{number}", std::process::id()));
-        let mut server = Self { directory, programs: programs()?, port: free_port(number)?, running: false };
+        let server = Self { directory, programs: programs()?, port: free_port(number)?, running: false };
         fs::create_dir_all(&server.directory)?;
         if is_root() {
             done(Command::new("chown").arg("postgres").arg(&server.directory).output()?)?;
         }
+        Ok(server)
+    }
+
+    /// Creates and starts a server; `settings` are lines of postgresql.conf that go after ours.
+    pub(crate) fn start(settings: &[&str]) -> io::Result<Self> {
+        let mut server = Self::prepare()?;
         done(
             server
                 .command("initdb")
@@ -98,6 +104,38 @@ impl Throwaway {
     #[cfg(test)]
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// A streaming standby of this server, on a port of its own.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "the integration tests, which share this file, need none")]
+    pub(crate) fn standby(&self) -> io::Result<Self> {
+        let mut standby = Self::prepare()?;
+        done(
+            standby
+                .command("pg_basebackup")
+                .args(["--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync", "--dbname"])
+                .arg(self.url(Self::SUPERUSER, "postgres"))
+                .arg("--pgdata")
+                .arg(standby.data())
+                .output()?,
+        )?;
+        let file = standby.data().join("postgresql.auto.conf");
+        let lines = format!(
+            "port = {}\nunix_socket_directories = '{}'\nhot_standby = on\n",
+            standby.port,
+            standby.directory.display()
+        );
+        fs::write(&file, fs::read_to_string(&file)? + &lines)?;
+        standby.launch()?;
+        Ok(standby)
+    }
+
+    /// The server's log.
+    #[cfg(test)]
+    #[allow(dead_code, reason = "the integration tests, which share this file, need none")]
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
     }
 
     /// The directory of the Unix socket.
@@ -200,7 +238,7 @@ pub(crate) fn free_port(number: u32) -> io::Result<u16> {
         .ok_or_else(|| io::Error::other("no free port"))
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
 }
 

@@ -279,7 +279,12 @@ impl Advance {
                 portal: portal.as_ref().map(|seen| &*seen.entry),
             };
             let changed = event.changed.as_ref().map(|(before, columns)| (&**before, columns.as_slice()));
-            Some(body::data(&self.shapes, event.entity, &event.entry, &around, changed))
+            let is_cut = event.entry.is_cut || around.is_cut() || changed.is_some_and(|(before, _)| before.is_cut);
+            if is_cut {
+                let lsn = net.commit_lsn;
+                tracing::warn!(event = name, %lsn, "a body with a value far over deliver.max_body will not be delivered");
+            }
+            (!is_cut).then(|| body::data(&self.shapes, event.entity, &event.entry, &around, changed))
         };
         let subject = &event.entry.id;
         let kind = match event.entity {

@@ -143,7 +143,7 @@ impl Advance {
         let routes = Routes::new(
             rows.iter().map(|row| (row.get(0), Route { events: row.get(1), portal: row.get(2), sequence: row.get(3) })),
         );
-        let selects: Vec<Select> = selects(&plan);
+        let selects = selects(&plan, settings.max_body);
         Ok(Self {
             settings,
             mirrors: plan.tables.iter().map(MirrorSql::new).collect(),
@@ -168,7 +168,7 @@ impl Advance {
 
     /// Goes on with another plan, which is in force now; nothing that was made from the old one stays.
     fn adopt(&mut self, plan: Plan, seen: Option<String>) -> Result<()> {
-        self.selects = selects(&plan);
+        self.selects = selects(&plan, self.settings.max_body);
         self.shapes = shapes(&self.selects)?;
         self.mirrors = plan.tables.iter().map(MirrorSql::new).collect();
         self.cuts = Cuts::new(&plan);
@@ -510,8 +510,11 @@ fn announced(transactions: &VecDeque<Transaction>) -> Vec<(i64, u64)> {
     transactions.iter().flat_map(of_one).collect()
 }
 
-fn selects(plan: &Plan) -> Vec<Select> {
-    plan.entities.iter().map(|entity| Select::new(plan, entity)).collect()
+/// `max_body` in bytes.
+fn selects(plan: &Plan, max_body: usize) -> Vec<Select> {
+    // The JSON of a value has at least two thirds of its bytes (bytea): beyond this, no body fits.
+    let limit = max_body.saturating_mul(2);
+    plan.entities.iter().map(|entity| Select::new(plan, entity, limit)).collect()
 }
 
 fn shapes(selects: &[Select]) -> Result<Shapes> {

@@ -289,7 +289,13 @@ mod tests {
     use super::*;
 
     fn entry(id: &str, name: &str) -> Row {
-        let entry = Entry { key: Box::new([]), id: id.into(), references: Box::new([]), json: Box::new([name.into()]) };
+        let entry = Entry {
+            key: Box::new([]),
+            id: id.into(),
+            references: Box::new([]),
+            json: Box::new([name.into()]),
+            is_cut: false,
+        };
         Row { entry: Arc::new(entry), live: true }
     }
 

@@ -50,9 +50,14 @@ impl Progress {
         self.received.max(self.confirmed)
     }
 
+    /// The consumer is done with all that it was handed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.durable >= self.handed
+    }
+
     /// What the slot may move to.
     pub(super) fn confirm(&mut self) -> Lsn {
-        let idle = if self.durable >= self.handed { self.passed } else { Lsn::ZERO };
+        let idle = if self.is_settled() { self.passed } else { Lsn::ZERO };
         self.confirmed = self.confirmed.max(self.durable).max(idle);
         self.confirmed
     }

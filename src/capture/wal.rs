@@ -139,6 +139,8 @@ impl<'a> Reader<'a> {
         loop {
             let due = self.due();
             let room = self.waiting.as_ref().map(|waiting| waiting.bytes);
+            // One large value at a time: what was handed on may hold one, too.
+            let held = self.stream.is_announced() && !self.progress.is_settled();
             tokio::select! {
                 biased;
                 // 1. Whoever wants us to end must not wait for a stream that never pauses.
@@ -156,7 +158,9 @@ impl<'a> Reader<'a> {
                     self.hand_on_waiting()?;
                 }
                 // 5. The stream; with a transaction waiting this only sends.
-                frame = self.stream.next(room.is_none()) => self.take_all(frame?)?,
+                frame = self.stream.next(room.is_none() && !held) => if let Some(frame) = frame? {
+                    self.take_all(frame)?;
+                },
             }
         }
     }
@@ -168,7 +172,7 @@ impl<'a> Reader<'a> {
     }
 
     fn feedback_due(&mut self) -> Result<()> {
-        if self.waiting.is_none() && self.heard.elapsed() > SILENCE {
+        if self.waiting.is_none() && !self.stream.is_announced() && self.heard.elapsed() > SILENCE {
             return Err(Error::new(
                 Kind::Unavailable,
                 format!("read the replication stream: the server has said nothing for {SILENCE:?}"),

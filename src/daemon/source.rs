@@ -37,7 +37,7 @@ pub(super) async fn look(database: &Database, session: &Session, advance: &mut A
     let checkpoint = advance.checkpoint();
     let copied = identity.system_identifier != checkpoint.system_identifier || oid != checkpoint.database_oid;
     let home = database.home();
-    permitted(database, checkpoint, copied, &home)?;
+    permitted(database, checkpoint, copied, home)?;
 
     let timeline = i32::try_from(identity.timeline).unwrap_or(i32::MAX);
     let known = checkpoint.timeline.unwrap_or(timeline);
@@ -54,9 +54,9 @@ pub(super) async fn look(database: &Database, session: &Session, advance: &mut A
             why = Some(format!("replication slot {} is of another timeline", checkpoint.slot));
         }
     }
-    let gap = why.map(|why| Gap { why, timeline, home: home.clone(), new_source: known != timeline });
+    let gap = why.map(|why| Gap { why, timeline, home: home.to_owned(), new_source: known != timeline });
     if gap.is_none() {
-        advance.note_server(session, timeline, fork, &home).await?;
+        advance.note_server(session, timeline, fork, home).await?;
     }
     Ok(Source { version, gap })
 }

@@ -5,7 +5,7 @@ mod capture;
 mod catalog;
 mod feedback;
 mod mapping;
-
+mod protection;
 mod role;
 pub(crate) mod server;
 mod tables;
@@ -83,11 +83,12 @@ pub(crate) async fn examine(config: &Config, admin_url: Option<&str>) -> Result<
     session.batch_execute("SET jit = off; SET enable_seqscan = off").await.context("prepare the session")?;
     let facts = server::facts(&session).await?;
     let mut findings = server::requirements(&facts);
+    findings.push(protection::finding(session.database(), &session.protection()));
     let (slot, slot_findings) = capture::slot(&session, config, facts.database_oid).await?;
     findings.extend(server::room(&facts, slot.as_ref(), config.capture.max_wal));
     findings.extend(role::attributes(&session, database.role()).await?);
     if facts.wal_level == "logical" && !facts.standby {
-        findings.push(connection(&database).await);
+        findings.push(connection(session.database()).await);
     }
     if !set_up(&session, &mut findings).await? {
         return Ok(findings);

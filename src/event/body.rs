@@ -64,6 +64,15 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) portal: Option<&'a Entry>,
 }
 
+impl Surroundings<'_> {
+    /// Something of it is too large for any body.
+    pub(crate) fn is_cut(&self) -> bool {
+        let author = self.post.and_then(|(_, author)| author);
+        let people = self.person.into_iter().chain(author).map(|person| person.entry);
+        people.chain(self.post.map(|(post, _)| post)).chain(self.portal).any(|entry| entry.is_cut)
+    }
+}
+
 /// `{"id": …, "creation_time": …, "event": …, "data": …}`; `commit_micros` since 1970, cut to whole seconds.
 pub(crate) fn envelope(id: &str, commit_micros: i64, name: &str, data: &str) -> String {
     let mut body = String::with_capacity(data.len() + name.len() + 96);

@@ -191,6 +191,7 @@ mod tests {
                 id: values[0].into(),
                 references: shape.references.iter().map(|&index| Some(values[index].into())).collect(),
                 json: values.iter().map(|value| Box::from(*value)).collect(),
+                is_cut: false,
             }),
         }
     }

@@ -15,6 +15,8 @@ pub(crate) struct Entry {
     pub(crate) references: Box<[Option<Box<str>>]>,
     /// The SELECT's columns, in its order.
     pub(crate) json: Box<[Box<str>]>,
+    /// Some of its values are too large to be read: they stand as size and digest, and no body can have them.
+    pub(crate) is_cut: bool,
 }
 
 impl Entry {

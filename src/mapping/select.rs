@@ -25,6 +25,9 @@ pub(crate) enum Restriction {
     Images,
 }
 
+/// Outputs that say which row this is, and which ones it belongs to.
+const NAMING: [&str; 5] = ["id", "post", "voter", "author", "portal"];
+
 /// How rows are found by mapped id, and so what `$1` of `Restriction::Ids` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IdLookup {
@@ -67,6 +70,36 @@ impl Plan {
             _ => String::new(),
         };
         format!("{with}SELECT (\"portalhook row\".*)::text FROM ({query}) AS \"portalhook row\"{filter}")
+    }
+
+    /// The same with values cut short, for rows that are too large to be read: each field of the record is `s` and its value,
+    /// or `l` with the size and SHA-256 of one over `CUT` bytes. Keys, ids and references are left as they are.
+    pub(crate) fn select_cut(&self, entity: Entity, variant: Variant, restriction: &Restriction) -> String {
+        const CUT: usize = 4096;
+        let whole = self.select(entity, variant, restriction);
+        let Some(plan) = self.entity(entity) else { return whole };
+        let keys = (0..plan.base.map_or(0, |base| self.tables[base].key.len())).map(|place| format!("k{place}"));
+        let outputs = plan.outputs.iter().enumerate().map(|(place, output)| (format!("o{place}"), output));
+        let names: Vec<String> = keys.clone().chain(outputs.clone().map(|(name, _)| name)).collect();
+        let text = |name: &str| format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN 's' || format('%s', {name}) END");
+        let cut = |name: &str| {
+            format!(
+                "CASE WHEN {name} IS DISTINCT FROM NULL THEN (SELECT CASE WHEN octet_length(v) <= {CUT} THEN 's' || v ELSE 'l' || \
+                 octet_length(v) || ' ' || encode(sha256(convert_to(v, 'UTF8')), 'hex') END \
+                 FROM (SELECT format('%s', {name}) OFFSET 0) AS f(v)) END"
+            )
+        };
+        let fields: Vec<String> =
+            keys.map(|name| text(&name))
+                .chain(outputs.map(
+                    |(name, output)| if NAMING.contains(&output.name.as_str()) { text(&name) } else { cut(&name) },
+                ))
+                .collect();
+        let id = plan.outputs.iter().position(|output| output.name == "id").map(|place| format!("o{place}"));
+        whole
+            .replacen("(\"portalhook row\".*)::text", &format!("ROW({})::text", fields.join(", ")), 1)
+            .replace("\"portalhook row\".id)", &format!("{})", id.as_deref().unwrap_or("NULL")))
+            .replace(" AS \"portalhook row\"", &format!(" AS \"portalhook row\"({})", names.join(", ")))
     }
 
     /// The same for one output at a time: a text for each output, whose record has the base's key and that output alone.

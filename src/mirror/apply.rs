@@ -5,6 +5,7 @@ use tokio_postgres::types::ToSql;
 
 use super::array::TextArray;
 use super::net::{Key, Mirrored, Write, stored_columns};
+use super::pieces;
 use super::prepared::{Owned, Prepared, quote};
 use crate::change::{Row, TupleData};
 use crate::error::{Error, Result};
@@ -17,6 +18,9 @@ pub(crate) struct MirrorSql {
     columns: usize,
     /// Positions of the key's columns among the stored ones.
     key: Vec<usize>,
+    /// What stands for the rows in `insert` and `update`.
+    rows: String,
+    flagged_rows: String,
     delete: String,
     insert: String,
     update: String,
@@ -142,6 +146,8 @@ impl MirrorSql {
         Self {
             name: format!("{}.{}", table.schema, table.name),
             columns: stored.len(),
+            rows: format!("unnest({all_arrays}) AS u({all_names})"),
+            flagged_rows: format!("unnest({flagged_arrays}) AS u({flagged_names})"),
             delete: format!("DELETE FROM {mirror} m USING unnest({key_arrays}) AS u({key_names}) WHERE {on_key}"),
             insert: format!(
                 "INSERT INTO {mirror} ({}) SELECT {} FROM unnest({all_arrays}) AS u({all_names}) {on_conflict}",
@@ -187,6 +193,30 @@ impl MirrorSql {
     pub(crate) async fn delete(&self, sql: &Prepared<'_>, keys: &[&Key]) -> Result<()> {
         let arrays = self.key_arrays(keys);
         sql.post(format!("delete from the mirror of {}", self.name), &self.delete, owned(arrays)).await
+    }
+
+    /// Puts rows, each with values that are sent apart from it.
+    async fn put_large(&self, sql: &Prepared<'_>, rows: &[&Row], existed: bool) -> Result<()> {
+        let (text, source) = if existed { (&self.update, &self.flagged_rows) } else { (&self.insert, &self.rows) };
+        for row in rows {
+            let (rest, places) = pieces::send(sql, row).await?;
+            let value = |place| if places.contains(&place) { pieces::value(place) } else { format!("c{place}") };
+            let values: Vec<String> = (0..self.columns).map(|place| format!("{} AS c{place}", value(place))).collect();
+            let flags: Vec<String> = if existed {
+                (0..self.columns).filter(|place| !self.key.contains(place)).map(|place| format!("s{place}")).collect()
+            } else {
+                Vec::new()
+            };
+            let list = [values, flags].concat().join(", ");
+            let text = text.replacen(source, &format!("(SELECT {list} FROM {source} OFFSET 0) AS u"), 1);
+            let one = std::iter::once(&rest);
+            let arrays = if existed { self.flagged(one) } else { self.row_arrays(one) };
+            let touched =
+                sql.execute_once(&format!("put a large row of {}", self.name), &text, &parameters(&arrays)).await?;
+            self.all_were_there(touched, 1, "writes")?;
+            pieces::forget(sql).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn insert(&self, sql: &Prepared<'_>, rows: &[&Row]) -> Result<()> {
@@ -325,12 +355,14 @@ pub(crate) async fn apply(
         let mut removed = Vec::new();
         let mut inserted = Vec::new();
         let mut updated = Vec::new();
+        let mut large = [Vec::new(), Vec::new()];
         for write in writes.iter().filter(|write| write.table == table && write.alters) {
             match &write.image {
                 None => match &write.gone {
                     Some(row) => removed.push(row),
                     None => gone.push(&write.key),
                 },
+                Some(image) if pieces::has_large(image) => large[usize::from(write.existed)].push(image),
                 Some(image) if write.existed => updated.push(image),
                 Some(image) => inserted.push(image),
             }
@@ -346,6 +378,9 @@ pub(crate) async fn apply(
         }
         if !inserted.is_empty() {
             mirror.insert(sql, &inserted).await?;
+        }
+        for (rows, existed) in large.iter().zip([false, true]).filter(|(rows, _)| !rows.is_empty()) {
+            mirror.put_large(sql, rows, existed).await?;
         }
     }
     Ok(())

@@ -76,6 +76,7 @@ mod tests {
             id: id.into(),
             references: Box::new([]),
             json: Box::new(["x".repeat(bytes).into()]),
+            is_cut: false,
         })
     }
 

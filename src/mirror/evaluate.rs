@@ -40,6 +40,8 @@ pub(crate) struct Select {
     /// WHERE keeps something out: rows that are not live have to be asked for apart.
     pub(crate) has_dead_rows: bool,
     texts: HashMap<(Variant, Target), String>,
+    /// For rows that are too large to be read.
+    cut: HashMap<(Variant, Target), String>,
     /// For rows that are not live, each output alone: one of them may raise.
     by_columns: HashMap<Target, Vec<String>>,
 }
@@ -50,6 +52,13 @@ enum Target {
     Ids,
     Images,
     All,
+}
+
+/// One row of a SELECT as PostgreSQL prints a record.
+struct RowText {
+    text: String,
+    /// As `Plan::select_cut` has it.
+    is_cut: bool,
 }
 
 /// What to evaluate.
@@ -77,7 +86,8 @@ pub(crate) struct Answer {
 }
 
 impl Select {
-    pub(crate) fn new(plan: &Plan, entity: &EntityPlan) -> Self {
+    /// Rows of more than `limit` bytes are read without their large values.
+    pub(crate) fn new(plan: &Plan, entity: &EntityPlan, limit: usize) -> Self {
         let base = entity.base.and_then(|base| plan.tables.get(base));
         let mut targets = vec![(Target::All, Restriction::All)];
         match base {
@@ -88,10 +98,16 @@ impl Select {
             None => {}
         }
         let mut texts = HashMap::new();
+        let mut cut = HashMap::new();
         let mut by_columns = HashMap::new();
         for (target, restriction) in &targets {
             for variant in [Variant::Live, Variant::Any] {
-                texts.insert((variant, *target), plan.select(entity.entity, variant, restriction));
+                let whole = plan.select(entity.entity, variant, restriction);
+                let bounded = format!(
+                    "SELECT CASE WHEN octet_length(r.t) <= {limit} THEN r.t END FROM ({whole} OFFSET 0) AS r (t)"
+                );
+                texts.insert((variant, *target), bounded);
+                cut.insert((variant, *target), plan.select_cut(entity.entity, variant, restriction));
             }
             by_columns.insert(*target, plan.select_by_columns(entity.entity, Variant::Any, restriction));
         }
@@ -102,6 +118,7 @@ impl Select {
             has_dead_rows: entity.live != entity.any,
             plan: entity.clone(),
             texts,
+            cut,
             by_columns,
         }
     }
@@ -133,12 +150,23 @@ impl Select {
     }
 
     /// Reads one record of the SELECT: the key's columns, then the outputs.
-    fn entry(&self, text: &str) -> Result<std::result::Result<Entry, RowFailure>> {
-        let fields = record::parse(text)?;
+    fn entry(&self, text: &RowText) -> Result<std::result::Result<Entry, RowFailure>> {
+        let mut fields = record::parse(&text.text)?;
         if fields.len() != self.key_columns + self.plan.outputs.len() {
             return Err(Error::failed(format!("the SELECT of {} gave a row of another shape", self.entity().name())));
         }
-        Ok(self.entry_of(&fields))
+        if !text.is_cut {
+            return Ok(self.entry_of(&fields));
+        }
+        let mut is_cut = false;
+        for field in fields.iter_mut().flatten() {
+            if field.starts_with('s') {
+                *field = Cow::Owned(field[1..].to_owned());
+            } else {
+                is_cut = true;
+            }
+        }
+        Ok(self.entry_of(&fields).map(|entry| Entry { is_cut, ..entry }))
     }
 
     fn entry_of(&self, fields: &[Option<Cow<'_, str>>]) -> std::result::Result<Entry, RowFailure> {
@@ -163,7 +191,7 @@ impl Select {
             })
             .collect();
         let references = self.shape.references.iter().map(|&index| own(index)).collect();
-        Ok(Entry { key, id, references, json })
+        Ok(Entry { key, id, references, json, is_cut: false })
     }
 
     pub(crate) fn failure(&self, key: String, sqlstate: &str, message: impl Into<String>) -> RowFailure {
@@ -343,11 +371,19 @@ impl Request<'_> {
         self.select.texts.get(&(self.variant, self.wanted.target())).map_or("", String::as_str)
     }
 
-    async fn ask(&self, sql: &Prepared<'_>) -> Result<Vec<String>> {
+    async fn ask(&self, sql: &Prepared<'_>) -> Result<Vec<RowText>> {
         let arrays = self.wanted.arrays(self.select);
         let parameters: Vec<&(dyn ToSql + Sync)> = parameters(&arrays);
         let rows = sql.query(&self.what(), self.text(), &parameters).await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
+        let whole: Option<Vec<RowText>> =
+            rows.iter().map(|row| Some(RowText { text: row.get::<_, Option<String>>(0)?, is_cut: false })).collect();
+        if let Some(whole) = whole {
+            return Ok(whole);
+        }
+        // Some row is too large: all are read again, without what makes one so.
+        let cut = self.select.cut.get(&(self.variant, self.wanted.target())).map_or("", String::as_str);
+        let rows = sql.query(&self.what(), cut, &parameters).await?;
+        Ok(rows.iter().map(|row| RowText { text: row.get(0), is_cut: true }).collect())
     }
 
     fn failure(&self, error: &Error) -> RowFailure {
@@ -406,7 +442,7 @@ impl Request<'_> {
     }
 
     /// The rows as entries; two rows for one key are a failure and neither counts.
-    fn answer(&self, texts: &[String], failed: Vec<usize>, failures: &mut Vec<RowFailure>) -> Result<Answer> {
+    fn answer(&self, texts: &[RowText], failed: Vec<usize>, failures: &mut Vec<RowFailure>) -> Result<Answer> {
         let mut entries: Vec<Entry> = Vec::with_capacity(texts.len());
         let mut seen: HashMap<Key, bool> = HashMap::with_capacity(texts.len());
         let mut answer = Answer { entries: Vec::new(), failed };

@@ -12,5 +12,6 @@ pub(crate) mod counters;
 pub(crate) mod evaluate;
 pub(crate) mod filter;
 pub(crate) mod net;
+pub(crate) mod pieces;
 pub(crate) mod prepared;
 pub(crate) mod show;

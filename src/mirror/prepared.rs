@@ -6,6 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
+use bytes::Bytes;
+use futures_util::SinkExt as _;
 use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
@@ -93,12 +95,32 @@ impl<'a> Prepared<'a> {
         self.cause(what, self.client.execute(&statement, parameters).await).await
     }
 
+    /// The same for a text that hardly comes again: it is not kept.
+    pub(crate) async fn execute_once(&self, what: &str, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.cause(what, self.client.execute(sql, parameters).await).await
+    }
+
     /// Behind a posted statement that failed, every other one fails for that.
     async fn cause<T>(&self, what: &str, answer: std::result::Result<T, tokio_postgres::Error>) -> Result<T> {
         if answer.is_err() {
             self.settle().await?;
         }
         answer.context(what)
+    }
+
+    /// Sends messages of a COPY FROM STDIN, no faster than the server takes them.
+    pub(crate) async fn copy(&self, what: &str, sql: &str, messages: Vec<Bytes>) -> Result<u64> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let copied = async {
+            let sink = self.client.copy_in(sql).await?;
+            tokio::pin!(sink);
+            for message in messages {
+                sink.feed(message).await?;
+            }
+            sink.finish().await
+        };
+        self.cause(what, copied.await).await
     }
 
     /// Prepares a statement ahead of sending it together with others.

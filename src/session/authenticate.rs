@@ -1,20 +1,28 @@
-//! Startup and authentication of a replication connection: trust, password, md5, SCRAM-SHA-256.
+//! Startup and authentication of a replication connection: trust, password, md5, SCRAM-SHA-256 with and without channel
+//! binding. tokio-postgres does the same for SQL.
 //!
 //! Source: the PostgreSQL manual, "Message Flow", Start-up and SASL Authentication.
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
+use tokio_postgres::config::ChannelBinding as Binding;
+
 use super::database::Database;
-use super::sql::{kind_of_refusal, password_missing};
+use super::sql::{binding_missing, broken_off, connecting, kind_of_refusal, password_missing};
 use super::wire::{Incoming, Wire, invalid, notice, refusal};
 use crate::error::{Context, Error, Kind, Refusal, Result};
 
-/// Sends the startup message and proves who we are.
-pub(super) async fn start(wire: &mut Wire, database: &Database, application_name: &str) -> Result<()> {
+/// Sends the startup message and proves who we are; `binding` is what the channel's TLS can be bound to.
+pub(super) async fn start(
+    wire: &mut Wire,
+    database: &Database,
+    application_name: &str,
+    binding: Option<&[u8]>,
+) -> Result<()> {
     let options = database.config().get_options().unwrap_or_default();
     let parameters = [
         ("user", database.role()),
@@ -25,7 +33,11 @@ pub(super) async fn start(wire: &mut Wire, database: &Database, application_name
         ("options", options),
     ];
     frontend::startup_message(parameters, &mut wire.output).context("write the startup message")?;
-    match next(wire, database).await? {
+    let asked = next(wire, database).await?;
+    if database.config().get_channel_binding() == Binding::Require && !matches!(asked, Message::AuthenticationSasl(_)) {
+        return Err(binding_missing(database));
+    }
+    match asked {
         Message::AuthenticationOk => return Ok(()),
         Message::AuthenticationCleartextPassword => {
             let password = password(database)?;
@@ -35,7 +47,7 @@ pub(super) async fn start(wire: &mut Wire, database: &Database, application_name
             let hash = md5_hash(database.role().as_bytes(), password(database)?, body.salt());
             frontend::password_message(hash.as_bytes(), &mut wire.output).context("send the password")?;
         }
-        Message::AuthenticationSasl(body) => scram(wire, database, &body).await?,
+        Message::AuthenticationSasl(body) => scram(wire, database, &body, binding).await?,
         _ => {
             return Err(Error::usage(format!(
                 "connect to {database}: the server asks for a way of authentication other than password, md5 or SCRAM"
@@ -48,36 +60,55 @@ pub(super) async fn start(wire: &mut Wire, database: &Database, application_name
     }
 }
 
-/// RFC 5802, without channel binding: there is no TLS to bind to.
-async fn scram(wire: &mut Wire, database: &Database, body: &AuthenticationSaslBody) -> Result<()> {
-    let offered = body.mechanisms().any(|mechanism| Ok(mechanism == SCRAM_SHA_256)).context("authenticate")?;
-    if !offered {
-        return Err(Error::usage(format!("connect to {database}: the server does not offer SCRAM-SHA-256")));
+/// RFC 5802, bound to the channel where both sides can (RFC 5929).
+async fn scram(
+    wire: &mut Wire,
+    database: &Database,
+    body: &AuthenticationSaslBody,
+    binding: Option<&[u8]>,
+) -> Result<()> {
+    let mechanisms: Vec<&str> = body.mechanisms().collect().context(connecting(database))?;
+    let wanted = database.config().get_channel_binding();
+    let binding = binding.filter(|_| wanted != Binding::Disable);
+    let (mechanism, binding) = match binding {
+        Some(binding) if mechanisms.contains(&SCRAM_SHA_256_PLUS) => {
+            (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(binding.to_vec()))
+        }
+        _ if wanted == Binding::Require => return Err(binding_missing(database)),
+        // Says that we could: a server that can, too, knows then that somebody stands between.
+        Some(_) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
+        None => (SCRAM_SHA_256, ChannelBinding::unsupported()),
+    };
+    if !mechanisms.contains(&mechanism) {
+        return Err(Error::usage(format!("{}: the server does not offer SCRAM-SHA-256", connecting(database))));
     }
-    let mut scram = ScramSha256::new(password(database)?, ChannelBinding::unsupported());
-    frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), &mut wire.output).context("authenticate")?;
+    let mut scram = ScramSha256::new(password(database)?, binding);
+    frontend::sasl_initial_response(mechanism, scram.message(), &mut wire.output).context(connecting(database))?;
     let Message::AuthenticationSaslContinue(body) = next(wire, database).await? else {
         return Err(unexpected(database));
     };
-    scram.update(body.data()).context("authenticate")?;
-    frontend::sasl_response(scram.message(), &mut wire.output).context("authenticate")?;
+    scram.update(body.data()).context(connecting(database))?;
+    frontend::sasl_response(scram.message(), &mut wire.output).context(connecting(database))?;
     let Message::AuthenticationSaslFinal(body) = next(wire, database).await? else {
         return Err(unexpected(database));
     };
     // The server proves that it knows the password, too.
-    scram.finish(body.data()).context("authenticate")
+    scram.finish(body.data()).context(connecting(database))
 }
 
 fn password(database: &Database) -> Result<&[u8]> {
-    database.config().get_password().ok_or_else(|| password_missing(database))
+    database.password().ok_or_else(|| password_missing(database))
 }
 
 /// The next message; an ErrorResponse is an error that names role, database and address.
 async fn next(wire: &mut Wire, database: &Database) -> Result<Message> {
-    match wire.receive(true).await.context(connecting(database))? {
+    let received = wire.receive(true).await.map_err(|error| {
+        broken_off(database, &error).unwrap_or_else(|| Error::because(Kind::Unavailable, connecting(database), error))
+    });
+    match received? {
         Incoming::Other(Message::ErrorResponse(body)) => refused(database, refusal(body.fields())),
         Incoming::Other(message) => Ok(message),
-        Incoming::CopyBoth | Incoming::CopyData(_) => Err(unexpected(database)),
+        Incoming::CopyBoth | Incoming::CopyData(_) | Incoming::Announced => Err(unexpected(database)),
     }
 }
 
@@ -124,8 +155,4 @@ fn refused<T>(database: &Database, refusal: Refusal) -> Result<T> {
 fn unexpected(database: &Database) -> Error {
     let cause = invalid("the server sent a message out of turn");
     Error::because(Kind::Unavailable, connecting(database), cause)
-}
-
-fn connecting(database: &Database) -> String {
-    format!("connect to {database}")
 }

@@ -2,26 +2,24 @@
 
 use std::path::Path;
 
-use super::database::{Address, Database};
+use super::server::Address;
 
 /// Names this machine, where there is such a file (systemd; containers mostly have none).
 const MACHINE: &str = "/etc/machine-id";
 
-impl Database {
-    /// Hosts and ports, comma-separated; a server on this machine is named by the machine, however it is reached.
-    pub(crate) fn home(&self) -> String {
-        let machine = std::fs::read_to_string(MACHINE).unwrap_or_default();
-        home(&self.addresses(), machine.trim())
-    }
+/// Hosts and ports of all servers of a URL, comma-separated; a server on this machine is named by the machine, however it is
+/// reached.
+pub(super) fn of<'a>(addresses: impl Iterator<Item = &'a Address>) -> String {
+    let machine = std::fs::read_to_string(MACHINE).unwrap_or_default();
+    home(addresses, machine.trim())
 }
 
-fn home(addresses: &[Address], machine: &str) -> String {
+fn home<'a>(addresses: impl Iterator<Item = &'a Address>, machine: &str) -> String {
     let here = if machine.is_empty() { "localhost" } else { machine };
     let mut places: Vec<String> = addresses
-        .iter()
         .map(|address| match address {
-            Address::Tcp(host, port) if is_loopback(host) => format!("{here}:{port}"),
-            Address::Tcp(host, port) => format!("{}:{port}", host.to_ascii_lowercase()),
+            Address::Tcp { name, port, .. } if is_loopback(name) => format!("{here}:{port}"),
+            Address::Tcp { name, port, .. } => format!("{}:{port}", name.to_ascii_lowercase()),
             Address::Unix(socket) => format!("{here}:{}", port(socket)),
         })
         .collect();
@@ -50,13 +48,13 @@ mod tests {
 
     #[test]
     fn a_server_on_this_machine_has_one_home_however_it_is_reached() {
-        let tcp = |host: &str| Address::Tcp(host.to_owned(), 5432);
+        let tcp = |host: &str| Address::Tcp { name: host.to_owned(), ip: None, port: 5432 };
         let socket = Address::Unix("/var/run/postgresql/.s.PGSQL.5432".into());
         for address in [tcp("localhost"), tcp("127.0.0.1"), tcp("::1"), socket] {
-            assert_eq!(home(&[address], "abc"), "abc:5432");
+            assert_eq!(home([&address].into_iter(), "abc"), "abc:5432");
         }
-        assert_eq!(home(&[tcp("LOCALHOST")], ""), "localhost:5432");
-        assert_eq!(home(&[tcp("db2"), tcp("Db1"), tcp("db1")], "abc"), "db1:5432,db2:5432");
+        assert_eq!(home([tcp("LOCALHOST")].iter(), ""), "localhost:5432");
+        assert_eq!(home([tcp("db2"), tcp("Db1"), tcp("db1")].iter(), "abc"), "db1:5432,db2:5432");
     }
 
     #[test]

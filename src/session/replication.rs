@@ -8,9 +8,10 @@ use postgres_protocol::message::frontend;
 use fallible_iterator::FallibleIterator;
 
 use super::authenticate::{self, Greeting};
-use super::database::{Address, Database};
+use super::channel::Channel;
+use super::database::Database;
+use super::dial::{Greet, dial};
 use super::settings;
-use super::socket;
 use super::stream::WalStream;
 use super::wire::{Incoming, Wire, invalid, notice, refusal};
 use crate::error::{Context, Error, Kind, Result};
@@ -46,42 +47,13 @@ pub(crate) struct ExportedSlot {
 type Row = Vec<Option<String>>;
 
 impl Replication {
-    /// Connects with `replication=database` and the pinned settings, to the first server that accepts us.
+    /// Connects with `replication=database` and the pinned settings, to the first server that accepts us. Where there is a
+    /// session, use its `database`: several servers may call themselves the primary for a while.
     ///
     /// # Errors
     /// As `session::connect`.
     pub(crate) async fn connect(database: &Database, application_name: &str) -> Result<Self> {
-        let addresses = database.addresses();
-        let mut last = Error::usage("the database URL names no server");
-        for address in &addresses {
-            let attempt = Self::connect_to(address, database, application_name);
-            match tokio::time::timeout(database.connect_timeout(), attempt).await {
-                Ok(Ok(connection)) if connection.greeting.standby && addresses.len() > 1 => {
-                    last = Error::new(Kind::Unavailable, format!("connect to {database}: {address} is a standby"));
-                }
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(error)) => last = error,
-                Err(_) => {
-                    let limit = database.connect_timeout();
-                    let context = format!("connect to {database}: no answer from {address} in {limit:?}");
-                    last = Error::new(Kind::Unavailable, context);
-                }
-            }
-        }
-        Err(last)
-    }
-
-    async fn connect_to(address: &Address, database: &Database, application_name: &str) -> Result<Self> {
-        let socket = socket::open(address).await.context(format!("connect to {database}"))?;
-        let mut wire = Wire::new(socket);
-        authenticate::start(&mut wire, database, application_name).await?;
-        wire.trust();
-        let greeting = authenticate::greeting(&mut wire, database).await?;
-        let mut connection = Self { wire, greeting };
-        if greeting.version >= settings::NEWER {
-            connection.query(settings::PIN_NEWER, "pin the session's settings").await?;
-        }
-        Ok(connection)
+        dial(database, application_name).await
     }
 
     /// The server process that serves this connection: who would end it can name it to `pg_terminate_backend`.
@@ -101,7 +73,7 @@ impl Replication {
                 Ok(Incoming::Other(Message::ErrorResponse(body))) => error = Some(refusal(body.fields())),
                 Ok(Incoming::Other(Message::ReadyForQuery(_))) => break,
                 Ok(Incoming::Other(Message::NoticeResponse(body))) => notice(&body),
-                Ok(Incoming::Other(_)) => {}
+                Ok(Incoming::Other(_) | Incoming::Announced) => {}
                 Ok(Incoming::CopyBoth | Incoming::CopyData(_)) => {
                     return Err(invalid("the server copies without being asked")).context(doing);
                 }
@@ -172,10 +144,29 @@ impl Replication {
                 Incoming::CopyBoth => return Ok(WalStream::new(self.wire)),
                 Incoming::Other(Message::ErrorResponse(body)) => return Err(refusal(body.fields())).context(doing),
                 Incoming::Other(Message::NoticeResponse(body)) => notice(&body),
-                Incoming::Other(Message::ParameterStatus(_)) => {}
+                Incoming::Other(Message::ParameterStatus(_)) | Incoming::Announced => {}
                 _ => return Err(invalid("the server sent a message out of turn")).context(doing),
             }
         }
+    }
+}
+
+impl Greet for Replication {
+    async fn greet(channel: Channel, database: &Database, application_name: &str) -> Result<Self> {
+        let binding = channel.binding().map(<[u8]>::to_vec);
+        let mut wire = Wire::new(channel);
+        authenticate::start(&mut wire, database, application_name, binding.as_deref()).await?;
+        wire.trust();
+        let greeting = authenticate::greeting(&mut wire, database).await?;
+        let mut connection = Self { wire, greeting };
+        if greeting.version >= settings::NEWER {
+            connection.query(settings::PIN_NEWER, "pin the session's settings").await?;
+        }
+        Ok(connection)
+    }
+
+    fn is_standby(&self) -> bool {
+        self.greeting.standby
     }
 }
 

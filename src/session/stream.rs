@@ -28,22 +28,34 @@ impl WalStream {
     }
 
     /// Sends what `status` has left to send and, if `may_read`, waits for a frame; otherwise waits for ever, so that it
-    /// can stand in a `select!` while there is no room for more. Cancel-safe.
+    /// can stand in a `select!` while there is no room for more. `None`: a large one has begun to arrive, and is read by
+    /// the next call that may read. Cancel-safe.
     ///
     /// # Errors
     /// `Kind::Unavailable` where the server or the connection goes away.
-    pub(crate) async fn next(&mut self, may_read: bool) -> Result<Frame> {
+    pub(crate) async fn next(&mut self, may_read: bool) -> Result<Option<Frame>> {
         loop {
             let message = self.wire.receive(may_read).await.context(READING)?;
+            if matches!(message, Incoming::Announced) {
+                return Ok(None);
+            }
             if let Some(frame) = frame(message)? {
-                return Ok(frame);
+                return Ok(Some(frame));
             }
         }
+    }
+
+    /// A large frame is arriving.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.wire.is_announced()
     }
 
     /// A frame that has arrived already.
     pub(crate) fn buffered(&mut self) -> Result<Option<Frame>> {
         while let Some(message) = self.wire.buffered().context(READING)? {
+            if matches!(message, Incoming::Announced) {
+                return Ok(None);
+            }
             if let Some(frame) = frame(message)? {
                 return Ok(Some(frame));
             }
@@ -94,7 +106,7 @@ fn frame(message: Incoming) -> Result<Option<Frame>> {
             notice(&body);
             Ok(None)
         }
-        Incoming::Other(Message::ParameterStatus(_)) => Ok(None),
+        Incoming::Other(Message::ParameterStatus(_)) | Incoming::Announced => Ok(None),
         Incoming::Other(Message::CopyDone | Message::CommandComplete(_)) => {
             Err(Error::new(Kind::Unavailable, format!("{READING}: the server ended it")))
         }

@@ -8,7 +8,7 @@ use postgres_protocol::message::backend::{ErrorFields, Header, Message, NoticeRe
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio_postgres::error::SqlState;
 
-use super::socket::Socket;
+use super::channel::Channel;
 use crate::error::Refusal;
 
 /// What is read at once. Values are slices of such a chunk, so it is also what a small transaction can hold in memory.
@@ -20,6 +20,9 @@ const GREETING_LIMIT: usize = 64 << 10;
 /// PostgreSQL makes no message above 1 GiB (`MaxAllocSize`).
 const MESSAGE_LIMIT: usize = 1 << 30;
 
+/// A message from here on is announced before it is read: whoever receives it may first make room.
+const LARGE: usize = 1 << 20;
+
 /// Tag and length.
 const HEADER: usize = 5;
 
@@ -29,23 +32,37 @@ pub(super) enum Incoming {
     CopyBoth,
     /// The content of a CopyData message, not copied.
     CopyData(Bytes),
+    /// A large message has begun to arrive; it is read, in one piece, by the next `receive`.
+    Announced,
     Other(Message),
 }
 
 /// Buffers in both directions. All waiting is cancel-safe: what has been read or is to be written stays here.
 pub(super) struct Wire {
-    reader: ReadHalf<Box<dyn Socket>>,
-    writer: WriteHalf<Box<dyn Socket>>,
+    reader: ReadHalf<Channel>,
+    writer: WriteHalf<Channel>,
     input: BytesMut,
     /// What is to be sent; any `receive` or `flush` sends it.
     pub(super) output: BytesMut,
+    /// Whether what was written may still be held by TLS.
+    unflushed: bool,
     limit: usize,
+    /// The message that is arriving is large, and was announced.
+    announced: bool,
 }
 
 impl Wire {
-    pub(super) fn new(socket: Box<dyn Socket>) -> Self {
-        let (reader, writer) = tokio::io::split(socket);
-        Self { reader, writer, input: BytesMut::new(), output: BytesMut::new(), limit: GREETING_LIMIT }
+    pub(super) fn new(channel: Channel) -> Self {
+        let (reader, writer) = tokio::io::split(channel);
+        Self {
+            reader,
+            writer,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            unflushed: false,
+            limit: GREETING_LIMIT,
+            announced: false,
+        }
     }
 
     /// The server has proved to be one: it may send large messages.
@@ -55,8 +72,8 @@ impl Wire {
 
     /// Sends all of `output`.
     pub(super) async fn flush(&mut self) -> io::Result<()> {
-        while !self.output.is_empty() {
-            sent(self.writer.write_buf(&mut self.output).await?)?;
+        while self.unflushed || !self.output.is_empty() {
+            send(&mut self.writer, &mut self.output, &mut self.unflushed).await?;
         }
         Ok(())
     }
@@ -73,13 +90,19 @@ impl Wire {
             tokio::select! {
                 biased;
                 // What we have to say is short, and the server may be waiting for it.
-                written = self.writer.write_buf(&mut self.output), if !self.output.is_empty() => sent(written?)?,
+                sent = send(&mut self.writer, &mut self.output, &mut self.unflushed),
+                    if self.unflushed || !self.output.is_empty() => sent?,
                 read = self.reader.read_buf(&mut self.input), if may_read => if read? == 0 {
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
                 },
                 else => std::future::pending().await,
             }
         }
+    }
+
+    /// A large message is arriving.
+    pub(super) fn is_announced(&self) -> bool {
+        self.announced
     }
 
     /// A message that has arrived whole.
@@ -90,6 +113,10 @@ impl Wire {
             return Err(invalid("a message is too long to come from a PostgreSQL server"));
         }
         if self.input.len() < length {
+            if length > LARGE && !self.announced {
+                self.announced = true;
+                return Ok(Some(Incoming::Announced));
+            }
             self.input.reserve(length - self.input.len());
             return Ok(None);
         }
@@ -100,16 +127,32 @@ impl Wire {
             }
             b'd' => {
                 let mut content = self.input.split_to(length).freeze();
+                if std::mem::take(&mut self.announced) {
+                    // What follows gets a buffer of its own: in this one it would keep the large message in memory.
+                    self.input = BytesMut::from(&self.input[..]);
+                }
                 content.advance(HEADER);
                 Ok(Some(Incoming::CopyData(content)))
             }
-            _ => Ok(Message::parse(&mut self.input)?.map(Incoming::Other)),
+            _ => {
+                self.announced = false;
+                Ok(Message::parse(&mut self.input)?.map(Incoming::Other))
+            }
         }
     }
 }
 
-fn sent(bytes: usize) -> io::Result<()> {
-    if bytes == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(()) }
+/// One step of sending: writes, or flushes what TLS still holds.
+async fn send(writer: &mut WriteHalf<Channel>, output: &mut BytesMut, unflushed: &mut bool) -> io::Result<()> {
+    if output.is_empty() {
+        writer.flush().await?;
+        *unflushed = false;
+    } else if writer.write_buf(output).await? == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    } else {
+        *unflushed = true;
+    }
+    Ok(())
 }
 
 pub(super) fn invalid(what: &'static str) -> io::Error {

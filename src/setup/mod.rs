@@ -27,7 +27,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::session::{self, Database};
+use crate::session::{self, Database, Session};
 use choose::Known;
 pub(crate) use origin::Origin;
 use role::Role;
@@ -88,7 +88,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     };
     let chosen = choose::choose(&admin, options.views.as_deref(), known).await?;
     publication::check_tables(&admin, &chosen.plan, &role.name).await?;
-    let standing = stream::look(&admin, &server, &chosen.plan, &slot, &database.home(), options.origin)
+    let standing = stream::look(&admin, &server, &chosen.plan, &slot, database.home(), options.origin)
         .await?
         .permitted(options.afresh || options.origin == Origin::New)?;
 
@@ -132,7 +132,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         plan: &chosen.plan,
         slot: &slot,
         publication: &options.publication,
-        database: &database,
+        database: session.as_ref().map_or(&database, Session::database),
         origin: options.origin,
     };
     beginning.make(&admin, client, &standing, &mut script).await?;

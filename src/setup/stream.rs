@@ -186,7 +186,7 @@ impl Beginning<'_> {
                     plan: self.plan,
                     slot: self.slot,
                     publication: self.publication,
-                    home: &self.database.home(),
+                    home: self.database.home(),
                     another: *another,
                 };
                 return match client {
@@ -211,7 +211,7 @@ impl Beginning<'_> {
             system_identifier: &self.server.system_identifier,
             database_oid: self.server.database_oid,
             timeline: i32::try_from(timeline).unwrap_or(i32::MAX),
-            home: &home,
+            home,
             new_source: self.origin == Origin::New,
         };
         let Some(client) = client else { return self.show(&copy, old_slot, script) };

@@ -42,6 +42,13 @@ impl Database {
         Self::on(Arc::new(Throwaway::start(settings).expect("start PostgreSQL")))
     }
 
+    /// Restarts a server of its own, for settings that wait for it.
+    pub(crate) fn restart(&mut self) {
+        let server = Arc::get_mut(&mut self.server).expect("a server of its own");
+        server.stop("fast").expect("stop PostgreSQL");
+        server.launch().expect("start PostgreSQL");
+    }
+
     fn on(server: Arc<Throwaway>) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let database = Self { server, name: format!("portal_{}", NUMBER.fetch_add(1, Ordering::Relaxed)) };

@@ -154,6 +154,14 @@ impl Process {
     }
 
     /// What it has said so far.
+    /// The most memory that it ever had resident, in KiB.
+    pub(crate) fn peak_memory_kib(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     pub(crate) fn said(&self) -> Vec<String> {
         self.log.state().lines.clone()
     }

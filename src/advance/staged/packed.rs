@@ -118,6 +118,7 @@ pub(super) fn read_key(text: &str) -> Result<Key> {
 
 pub(super) fn entry(entry: &Entry) -> Bytes {
     let mut packer = Packer(Vec::with_capacity(entry.size()));
+    packer.text(if entry.is_cut { b"1" } else { b"0" });
     packer.text(entry.key.len().to_string().as_bytes());
     packer.text(entry.references.len().to_string().as_bytes());
     for part in &entry.key {
@@ -135,6 +136,7 @@ pub(super) fn entry(entry: &Entry) -> Bytes {
 
 pub(super) fn read_entry(text: &str) -> Result<Entry> {
     let mut fields = Fields::new(text);
+    let is_cut = fields.count()? == 1;
     let (keys, references) = (fields.count()?, fields.count()?);
     let key = (0..keys).map(|_| Ok(Bytes::from(fields.required()?.into_string()))).collect::<Result<_>>()?;
     let id = fields.required()?;
@@ -143,7 +145,7 @@ pub(super) fn read_entry(text: &str) -> Result<Entry> {
     while !fields.text.is_empty() {
         json.push(fields.required()?);
     }
-    Ok(Entry { key, id, references, json: json.into() })
+    Ok(Entry { key, id, references, json: json.into(), is_cut })
 }
 
 #[cfg(test)]
@@ -164,14 +166,14 @@ mod tests {
         assert_eq!(read_row(read(&row(&values))).expect("a row"), values);
         let parts: Key = Box::new([Bytes::from("a:b"), Bytes::from("")]);
         assert_eq!(read_key(read(&key(&parts))).expect("a key"), parts);
-        for references in [vec![None, Some("7".into())], vec![]] {
+        for (references, is_cut) in [(vec![None, Some("7".into())], false), (vec![], true)] {
             let json: Box<[Box<str>]> = Box::new(["\"x\"".into(), "null".into()]);
-            let whole = Entry { key: parts.clone(), id: "9".into(), references: references.into(), json };
+            let whole = Entry { key: parts.clone(), id: "9".into(), references: references.into(), json, is_cut };
             assert_eq!(read_entry(read(&entry(&whole))).expect("an entry"), whole);
         }
         for wrong in ["5:abc", "x:abc", "3", "99999999999999999999999:"] {
             read_row(wrong).expect_err(wrong);
         }
-        read_entry("1:1~").expect_err("no entry");
+        read_entry("1:01:1~").expect_err("no entry");
     }
 }

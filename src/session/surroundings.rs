@@ -1,8 +1,10 @@
-//! Where a password comes from that the URL does not hold: `PGPASSWORD`, a systemd credential, or `PGPASSFILE`.
+//! What the process finds around it and the URL does not say: a password (`PGPASSWORD`, a systemd credential, or a password
+//! file), libpq's variables, and the home of its default files.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::parameters;
 use crate::error::{Error, Result};
 
 /// The name of the credential (`systemd.exec(5)`, Credentials).
@@ -16,15 +18,19 @@ pub(super) struct Place<'a> {
     pub(super) role: &'a str,
 }
 
-/// What the surroundings say of passwords.
+/// Variables and places; the default is none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Surroundings {
     /// `PGPASSWORD`
     pub(super) variable: Option<Hidden>,
     /// `CREDENTIALS_DIRECTORY`
     pub(super) credentials: Option<PathBuf>,
-    /// `PGPASSFILE`
+    /// `PGPASSFILE`, or `.pgpass` at home.
     pub(super) file: Option<PathBuf>,
+    /// `HOME`, in whose `.postgresql` certificates may be.
+    pub(super) home: Option<PathBuf>,
+    /// Those of libpq's variables that `parameters` knows, where they are not empty.
+    pub(super) libpq: Vec<(&'static str, String)>,
 }
 
 /// Text that Debug does not show.
@@ -39,11 +45,21 @@ impl std::fmt::Debug for Hidden {
 
 impl Surroundings {
     pub(super) fn of_the_process() -> Self {
+        let path = |name| std::env::var_os(name).map(PathBuf::from);
+        let home = path("HOME").filter(|home| home.is_absolute());
+        let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty()).map(|value| (name, value));
         Self {
             variable: std::env::var("PGPASSWORD").ok().map(Hidden),
-            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-            file: std::env::var_os("PGPASSFILE").map(PathBuf::from),
+            credentials: path("CREDENTIALS_DIRECTORY"),
+            file: path("PGPASSFILE").or_else(|| home.as_ref().map(|home| home.join(".pgpass"))),
+            home,
+            libpq: parameters::variables().filter_map(set).collect(),
         }
+    }
+
+    /// The value of one of libpq's variables.
+    pub(super) fn libpq(&self, name: &str) -> Option<&str> {
+        self.libpq.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 
     /// The first that is there: the variable, the credential, the file's line. An empty one counts as none.
@@ -67,7 +83,7 @@ impl Surroundings {
         match &self.file {
             Some(path) if path.exists() => {
                 only_ours(path)?;
-                Ok(line_for(&read(path, "PGPASSFILE")?, place))
+                Ok(line_for(&read(path, "the password file")?, place))
             }
             _ => Ok(None),
         }
@@ -82,7 +98,7 @@ fn read(path: &Path, what: &str) -> Result<String> {
 fn only_ours(path: &Path) -> Result<()> {
     let others = std::fs::metadata(path).is_ok_and(|file| file.mode() & 0o077 != 0);
     if others {
-        return Err(Error::usage(format!("PGPASSFILE {} can be read by others: chmod 600 it", path.display())));
+        return Err(Error::usage(format!("the password file {} can be read by others: chmod 600 it", path.display())));
     }
     Ok(())
 }
@@ -171,6 +187,7 @@ mod tests {
             variable: Some(Hidden("from the variable".to_owned())),
             credentials: Some(files.path().to_owned()),
             file: Some(files.path().join("pgpass")),
+            ..Surroundings::default()
         };
         assert_eq!(around.password(&PLACE).expect("readable").as_deref(), Some("from the variable"));
         assert!(!format!("{around:?}").contains("from the variable"));

@@ -1,0 +1,108 @@
+//! A value of any size passes through bounded memory, and what cannot be sent is a visible failure.
+
+use crate::support::portal::{Portal, name_and_id};
+use crate::support::receiver::{Received, Receiver};
+
+/// The budget that the daemon keeps, in KiB.
+const BUDGET: usize = 96 << 10;
+
+/// Text of so many MiB that hardly compresses, as an expression.
+fn text(mebibytes: usize, seed: &str) -> String {
+    format!("(SELECT repeat(string_agg(md5('{seed}' || n), 'é'), {mebibytes}) FROM generate_series(1, 30840) AS n)")
+}
+
+/// Runs a statement and waits until the daemon is through with it.
+fn play(portal: &Portal, receiver: &Receiver, endpoint: i64, sql: &str) {
+    let tests = |received: &[Received]| received.iter().filter(|request| request.event() == "webhook.test").count();
+    let before = tests(&receiver.received());
+    portal.sql(sql);
+    portal.sql(&format!("SELECT portalhook.test({endpoint})"));
+    receiver.wait_for(&format!("the test after {sql:.60}"), |received| tests(received) > before);
+}
+
+#[test]
+fn a_description_of_50_megabytes_fits_the_budget_and_its_events_fail_visibly() {
+    // Without compression: it is the server's time.
+    let portal = Portal::sample_with("ALTER TABLE posts ALTER COLUMN description SET STORAGE EXTERNAL;");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{*,post.updated}'");
+    let daemon = portal.run();
+    portal.sql("ALTER TABLE portalhook_mirror.\"public.posts\" ALTER COLUMN description SET STORAGE EXTERNAL");
+    let equal = "SELECT p.description = m.description FROM posts AS p JOIN portalhook_mirror.\"public.posts\" AS m USING (id) WHERE id = 100";
+    let insert = format!(
+        "INSERT INTO posts (id, title, user_id, portal_id, description) VALUES (100, 'Large', 48, 4, {})",
+        text(50, "a")
+    );
+    let update = |seed: &str| format!("UPDATE posts SET description = {} WHERE id = 100;\n", text(50, seed));
+    let mut peaks = Vec::new();
+    for sql in [
+        insert,
+        "UPDATE posts SET status = 'planned' WHERE id = 100".to_owned(),
+        "INSERT INTO votes (id, post_id, user_id) VALUES (2, 100, 49)".to_owned(),
+        "UPDATE posts SET description = description || '' WHERE id = 100".to_owned(),
+        [update("b"), update("c")].concat(),
+    ] {
+        play(&portal, &receiver, endpoint, &sql);
+        assert_eq!(portal.sql(equal), "t", "the mirror after {sql:.60}");
+        peaks.push(daemon.peak_memory_kib());
+    }
+    play(&portal, &receiver, endpoint, "DELETE FROM posts WHERE id = 100");
+    play(&portal, &receiver, endpoint, "INSERT INTO comments (id, post_id, user_id, body) VALUES (1, 99, 49, 'Small')");
+    peaks.push(daemon.peak_memory_kib());
+    portal.wait_for_outcome("SELECT count(*) = 0 FROM portalhook.pending");
+    let failed = portal.sql(
+        "SELECT string_agg(concat_ws(' ', event, entity, status, error_class), ', ' ORDER BY position)
+         FROM portalhook.deliveries AS d JOIN portalhook.events AS e USING (position)",
+    );
+    assert_eq!(
+        failed.replace(" failed body_missing", ""),
+        "post.created post:100, post.status_changed post:100, vote.created vote:2, post.updated post:100, post.updated post:100, \
+         post.deleted post:100, vote.deleted vote:2"
+    );
+    let received = receiver.received();
+    let arrived: Vec<String> =
+        received.iter().filter(|request| request.event() != "webhook.test").map(name_and_id).collect();
+    assert_eq!(arrived, ["comment.created 1"]);
+    let small = received.iter().find(|request| request.event() == "comment.created").expect("it arrived");
+    assert_eq!(small.data("/post/author/counter_posts"), 1, "the large post is gone from the counters, too");
+    println!("peaks in KiB: {peaks:?}");
+    assert!(peaks.iter().all(|peak| *peak <= BUDGET), "{peaks:?}");
+}
+
+#[test]
+fn large_values_of_other_types_reach_the_mirror_as_they_are() {
+    let portal = Portal::new(
+        &format!(
+            "{}\nALTER TABLE posts ADD COLUMN document jsonb, ADD COLUMN raw bytea, ADD COLUMN parts text[];",
+            include_str!("../sql/demo/portal.sql")
+        ),
+        &include_str!("../sql/demo/views.sql").replace("status,", "status, document, raw, parts,"),
+    );
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let _daemon = portal.run();
+    let set = format!(
+        "UPDATE posts SET document = jsonb_build_object('a', {0}), raw = convert_to({0}, 'UTF8'), parts = ARRAY[{0}, NULL, E'\\\\\\\\\"'] WHERE id = 99",
+        text(2, "a")
+    );
+    play(&portal, &receiver, endpoint, &set);
+    play(
+        &portal,
+        &receiver,
+        endpoint,
+        &format!(
+            "INSERT INTO posts SELECT 100, title, {}, status, user_id, portal_id, views, created_at, NULL, document, raw, parts FROM posts WHERE id = 99",
+            text(3, "b")
+        ),
+    );
+    let differing = portal.sql(
+        "SELECT count(*) FROM posts AS p JOIN portalhook_mirror.\"public.posts\" AS m USING (id)
+         WHERE (p.description, p.document, p.raw, p.parts) IS DISTINCT FROM (m.description, m.document, m.raw, m.parts)",
+    );
+    assert_eq!(differing, "0");
+    // Small again: what it says is whole again.
+    play(&portal, &receiver, endpoint, "UPDATE posts SET document = '{}', raw = NULL, parts = NULL WHERE id = 99");
+    play(&portal, &receiver, endpoint, "INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
+    let vote = receiver.received().into_iter().find(|request| request.event() == "vote.created").expect("it arrived");
+    assert_eq!(vote.data("/post/description"), "Wow. This is the best idea I have ever seen!");
+}

@@ -439,6 +439,7 @@ fn announced(transactions: &VecDeque<Transaction>) -> Vec<(i64, u64)> {
     transactions.iter().flat_map(of_one).collect()
 }
 
+/// `max_body` in bytes.
 fn selects(plan: &Plan, max_body: usize) -> Vec<Select> {
     // The JSON of a value has at least two thirds of its bytes (bytea): beyond this, no body fits.
     let limit = max_body.saturating_mul(2);

@@ -161,18 +161,20 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     let receiver = Receiver::start();
     let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
     let daemon = portal.run();
-    // The copy cannot end while this is locked, and holds posts meanwhile.
-    let ours = Reader::locking(&portal, "LOCK portalhook.catalog IN ACCESS EXCLUSIVE MODE");
+    // The copy cannot end while this is locked, and holds posts meanwhile. (ACCESS EXCLUSIVE would give the session a transaction
+    // id, for whose end a copy waits before it begins.)
+    let ours = Reader::locking(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
     portal.sql(&format!(
         "SELECT portalhook.request_copy(ARRAY['posts'::regclass::oid], 'the test wants it') \\g /dev/null
          DO $$ BEGIN
-             WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'posts'::regclass AND mode = 'AccessShareLock' AND pid <> pg_backend_pid()) LOOP
+             WHILE NOT EXISTS (SELECT FROM pg_locks AS w JOIN pg_locks AS h USING (pid)
+                               WHERE w.relation = 'portalhook.catalog'::regclass AND NOT w.granted AND h.relation = 'posts'::regclass AND h.granted) LOOP
                  PERFORM pg_sleep(0.01);
              END LOOP;
          END $$;
          SET lock_timeout = '10s'; ALTER TABLE posts ADD COLUMN late int;",
     ));
-    daemon.wait_for_line("a statement of the application waited for public.posts, and the copy gave way");
+    daemon.wait_for_line("waited for a table that was being copied, and the copy gave way");
     drop(ours);
     daemon.wait_for_line("the test wants it: in force from here on");
     portal.sql("UPDATE posts SET title = 'After' WHERE id = 99");

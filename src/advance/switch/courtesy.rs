@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Result};
 use crate::session::{self, Database};
@@ -13,7 +14,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Somebody who has waited for a lock that `$1` holds for half a second: what only takes a moment is not worth it.
 const WAITING: &str = "
-    SELECT l.relation::regclass::text FROM pg_locks AS l
+    SELECT FROM pg_locks AS l
     WHERE NOT l.granted AND l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND l.waitstart < clock_timestamp() - interval '500 milliseconds' AND $1 = ANY (pg_blocking_pids(l.pid)) LIMIT 1";
 
@@ -29,33 +30,35 @@ pub(super) async fn giving_way<T>(
     let own = client.query_one("SELECT pg_backend_pid()", &[]).await.context("look at our own session")?.get(0);
     let other = session::connect(database, "portalhook switch").await?;
     tokio::pin!(work);
-    let table = tokio::select! {
+    tokio::select! {
         biased;
-        done = &mut work => return done,
-        table = watch(&other, own) => table,
-    };
-    match table {
-        // The work ends with an error of its own, which says less.
-        Ok(table) => {
-            if let Ok(done) = work.await {
-                return Ok(done);
+        done = &mut work => done.map_err(gave_way),
+        watched = watch(&other, own) => {
+            if let Err(error) = watched {
+                tracing::debug!("nobody looks who waits for the copy: {error:?}");
             }
-            Err(Error::failed(format!("a statement of the application waited for {table}, and the copy gave way")))
-        }
-        Err(error) => {
-            tracing::debug!("nobody looks who waits for the copy: {error:?}");
-            work.await
+            work.await.map_err(gave_way)
         }
     }
 }
 
-/// Ends once somebody has waited too long and the work was cancelled; gives the table.
-async fn watch(other: &Client, own: i32) -> Result<String> {
+/// A copy is cancelled by us alone, or by an operator who wants the same.
+fn gave_way(error: Error) -> Error {
+    if error.sqlstate() == Some(&SqlState::QUERY_CANCELED) {
+        return Error::failed(
+            "a statement of the application waited for a table that was being copied, and the copy gave way",
+        );
+    }
+    error
+}
+
+/// Ends once somebody has waited too long and the work was cancelled.
+async fn watch(other: &Client, own: i32) -> Result<()> {
     loop {
         tokio::time::sleep(LOOK).await;
-        if let Some(row) = other.query_opt(WAITING, &[&own]).await.context("look who waits")? {
+        if other.query_opt(WAITING, &[&own]).await.context("look who waits")?.is_some() {
             other.query_one("SELECT pg_cancel_backend($1)", &[&own]).await.context("give way")?;
-            return Ok(row.get(0));
+            return Ok(());
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Error, Kind, Result};
+use crate::failpoint;
 use crate::figures::{Figures, State};
 use crate::mapping::plan::{Plan, Table};
 use crate::mirror::catalog::{self, Difference, Follow, Look, differences};
@@ -24,6 +25,9 @@ const SETTINGS: &str = "SET jit = off; SET lock_timeout = '1s'";
 
 /// Never ends; a fault is told at debug level and tried again: the parts that work meet the same fault, and tell it.
 pub(super) async fn follow(database: &Database, figures: &Figures) {
+    if failpoint::limit("looks", 1) == 0 {
+        return;
+    }
     drop(figures.follow().wait_for(|state| *state == State::Streaming).await);
     let mut follower = Follower::default();
     loop {

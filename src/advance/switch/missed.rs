@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::job::Recording;
+use super::job::{self, Recording};
 use super::turn::Turn;
 use crate::advance::Advance;
 use crate::advance::group::Group;
@@ -26,6 +26,8 @@ impl Advance {
     ) -> Result<()> {
         let Some(Turn::Copied(recording)) = &mut group.turn else { return Ok(()) };
         failpoint::hit("copied");
+        // What the group itself has for the copies is there with the rest.
+        job::keep(sql, std::mem::take(&mut group.kept)).await?;
         sql.settle().await?;
         recording.useless = recording.catch_up(sql).await?;
         sql.settle().await?;

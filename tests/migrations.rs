@@ -164,7 +164,7 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     // The copy cannot end while this is locked, and holds posts meanwhile. (ACCESS EXCLUSIVE would give the session a transaction
     // id, for whose end a copy waits before it begins.)
     let ours = Reader::locking(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
-    portal.sql(&format!(
+    portal.sql(
         "SELECT portalhook.request_copy(ARRAY['posts'::regclass::oid], 'the test wants it') \\g /dev/null
          DO $$ BEGIN
              WHILE NOT EXISTS (SELECT FROM pg_locks AS w JOIN pg_locks AS h USING (pid)
@@ -173,7 +173,7 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
              END LOOP;
          END $$;
          SET lock_timeout = '10s'; ALTER TABLE posts ADD COLUMN late int;",
-    ));
+    );
     daemon.wait_for_line("waited for a table that was being copied, and the copy gave way");
     drop(ours);
     daemon.wait_for_line("the test wants it: in force from here on");
@@ -495,7 +495,7 @@ impl Migration {
         }
         let (place, text) = self.says;
         let said = events.last().map(|event| event.data(place)).unwrap_or_default();
-        if said != text && said.to_string() != text {
+        if said.as_str().map_or_else(|| said.to_string(), str::to_owned) != text {
             return Err(format!("{place} is {said} for {text}"));
         }
         let failures = portal.sql("SELECT table_name || ' ' || key || ': ' || message FROM portalhook.row_failures");

@@ -143,6 +143,8 @@ impl Round {
             portal.sql(&format!("SELECT portalhook.test({endpoint})"));
         }
         let [events, second, newcomer] = receivers.each_ref().map(arrived);
+        // A copy that a TRUNCATE has called for would take a mirror away while it is compared.
+        daemon.signal("STOP");
         let newcomer = (comes_after, newcomer);
         Self { name, mapping, fold, portal, first, committed, places, events, second, newcomer, _daemon: daemon }
     }

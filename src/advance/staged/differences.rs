@@ -44,8 +44,8 @@ impl Advance {
             writes.add_differences(comparison, &mut pace).await?;
         }
         let found = writes.changes - 1;
+        sql.run("read what is staged", "SET LOCAL enable_seqscan = off").await?;
         if found > 0 || writes.operations > 0 {
-            sql.run("read what is staged", "SET LOCAL enable_seqscan = off").await?;
             self.take_staged(Staged::new(sql, writes, net, Whose::Anybody, pace), group).await?;
         }
         Ok(found)
@@ -62,7 +62,9 @@ impl Writes<'_, '_> {
         let sizes = sql.query("read what differs", SIZE, &[]).await?;
         let largest = sizes.first().map_or(1, |row| row.get::<_, i64>(0).max(1));
         let rows = (BYTES / unsigned(largest)?).clamp(1, failpoint::limit("page", ROWS));
-        let cursor = Cursor::open(sql, "differences".to_owned(), READ, rows).await?;
+        // Its FETCH is prepared once, for one set of columns.
+        let by = if comparison.table.key.is_empty() { "row" } else { "key" };
+        let cursor = Cursor::open(sql, format!("differences by {by}"), READ, rows).await?;
         loop {
             let found = cursor.next().await?;
             if found.is_empty() {

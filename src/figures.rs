@@ -109,6 +109,11 @@ impl Figures {
         drop(self.follow().wait_for(|state| matches!(state, State::Streaming | State::Closing(_))).await);
     }
 
+    /// Waits until the stream flows. What others write beside a gap that is being closed could be in its way.
+    pub(crate) async fn flow(&self) {
+        drop(self.follow().wait_for(|state| *state == State::Streaming).await);
+    }
+
     /// Hears of every change of the state.
     pub(crate) fn follow(&self) -> watch::Receiver<State> {
         self.state.subscribe()

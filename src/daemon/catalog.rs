@@ -29,9 +29,9 @@ pub(super) async fn follow(server: &Server, figures: &Figures) {
     if failpoint::limit("looks", 1) == 0 {
         return;
     }
-    figures.work().await;
     let mut follower = Follower::default();
     loop {
+        figures.flow().await;
         let wait = match follower.look(server).await {
             Ok(blocked) => {
                 if blocked {

@@ -13,8 +13,8 @@ const SOON: Duration = Duration::from_secs(5 * 60);
 
 /// Never ends; a fault is told and tried again, it stops nobody.
 pub(super) async fn keep(server: &Follower, figures: &Figures, retention: Duration) {
-    figures.work().await;
     loop {
+        figures.flow().await;
         let wait = match clean(server, retention).await {
             Ok(pruned) => {
                 tell(&pruned);

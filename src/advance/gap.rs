@@ -6,6 +6,7 @@
 
 use super::group::Group;
 use super::operations::{self, Operation};
+use super::switch::{pause, relation};
 use super::{Advance, durable, switch};
 use crate::capture::slot::{self, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -46,6 +47,24 @@ pub(crate) struct Gap {
 }
 
 impl Advance {
+    /// Whether the mapping fits its tables as they are now; where it does not, the newest mapping is tried, and one line says
+    /// what to type. To be called before `close_gap`, again and again until it is true.
+    ///
+    /// # Errors
+    /// Where the database cannot be asked.
+    pub(crate) async fn gap_can_be_closed(&mut self, session: &Session) -> Result<bool> {
+        let sql = Prepared::new(session);
+        self.resume(&sql, session).await?;
+        let tables = relation::of_now(session, &self.plan).await?;
+        match self.prepare_for(&sql, session, &tables).await? {
+            None => Ok(true),
+            Some(why) => {
+                self.pause(session, &why).await?;
+                Ok(false)
+            }
+        }
+    }
+
     /// Makes a new slot and takes the mirror to where that begins; everything that was missed becomes the events of one
     /// transaction. The session is the write session.
     ///
@@ -80,6 +99,7 @@ impl Advance {
                 Ok(())
             }
             Err(error) => {
+                let error = self.cannot_evaluate(&Prepared::new(session), session, error).await;
                 // It would keep write-ahead log for nobody.
                 match exported.discard().await {
                     Ok(()) => Err(error),
@@ -145,6 +165,7 @@ impl Advance {
         record::routes(&sql, &self.routes, started_at).await?;
         record::failures(&sql, &self.plan, &group.failures).await?;
         operations::take(&sql, numbers).await?;
+        sql.query("end a pause", pause::OVER, &[&group.checkpoint.lsn.to_string()]).await?;
         let closing: Vec<crate::mirror::prepared::Owned> = vec![
             Box::new(gap.timeline),
             Box::new(group.checkpoint.source.clone()),

@@ -101,6 +101,11 @@ async fn supervise(config: &Config, database: &Database, figures: &Figures, cont
         let error = match ended {
             // Nobody asked: a part ended as if somebody had.
             Ok(()) => Error::failed("the daemon stopped by itself"),
+            Err(error) if error.kind() == Kind::Again => {
+                tracing::info!("{error:?}: going on from the checkpoint");
+                figures.set_state(State::Starting);
+                continue;
+            }
             Err(error) if !figures.has_streamed() || is_final(&error) => return Err(error),
             Err(error) => error,
         };

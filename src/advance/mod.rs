@@ -211,7 +211,7 @@ impl Advance {
             // In this order: an end is an end; flushed commits free the slot; what a copy asks for is short; then the stream.
             let first = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|now| *now) => return Ok(()),
+                () = told(&mut shutdown) => return Ok(()),
                 () = tokio::time::sleep(FLUSH_LOOK), if durable.is_waiting() && left.is_none() => {
                     durable.look(&sql, confirmed).await?;
                     continue;
@@ -258,7 +258,7 @@ impl Advance {
                     // Nobody waits minutes for its end: it comes again.
                     let advanced = tokio::select! {
                         biased;
-                        _ = shutdown.wait_for(|now| *now) => return Ok(()),
+                        () = told(&mut shutdown) => return Ok(()),
                         advanced = Box::pin(self.large(&sql, session, xid, first, transactions)) => advanced,
                     };
                     let advanced = match advanced {
@@ -477,4 +477,9 @@ fn offer(event: Recorded, day: &str) -> Committed {
         routes: event.routes,
         body: event.body,
     }
+}
+
+/// Until shutdown is asked for.
+async fn told(shutdown: &mut watch::Receiver<bool>) {
+    drop(shutdown.wait_for(|now| *now).await);
 }

@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, watch};
 use super::Command;
 use super::place::{Piece, needs_copies};
 use super::rebuild::Unfit;
-use crate::advance::Advance;
 use crate::advance::durable::Durable;
+use crate::advance::{Advance, told};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::clock::COMMIT_TIME;
@@ -96,7 +96,7 @@ impl Advance {
         self.pause(session, why).await?;
         tokio::select! {
             biased;
-            _ = meanwhile.shutdown.wait_for(|now| *now) => return Ok(true),
+            () = told(meanwhile.shutdown) => return Ok(true),
             Some(command) = meanwhile.commands.recv() => self.obey(sql, session, command).await?,
             () = tokio::time::sleep(LOOK) => {}
         }
@@ -136,7 +136,7 @@ impl Advance {
             // What the copier asks for waits: of what the group left in memory nothing may be used.
             tokio::select! {
                 biased;
-                _ = meanwhile.shutdown.wait_for(|now| *now) => return Ok(()),
+                () = told(meanwhile.shutdown) => return Ok(()),
                 () = tokio::time::sleep(wait) => wait = LOOK,
             }
             meanwhile.durable.look(sql, meanwhile.confirmed).await?;

@@ -126,7 +126,7 @@ impl Advance {
             .collect();
         if !missing.is_empty() {
             let (table, missing) = (table.clone(), missing.into_iter().map(str::to_owned).collect::<Vec<_>>());
-            return self.without(session, relation, &table, &described, &missing).await;
+            return self.without(session, &table, &described, &missing).await;
         }
         if !serves(table, relation, &described) {
             return self.converted(session, relation, &described).await;
@@ -148,9 +148,8 @@ impl Advance {
             _ => patched(&self.plan, relation, described),
         };
         let title = format!("{}.{}", relation.schema, relation.name);
-        let rebuilds = match self.rebuilds(&plan) {
-            Ok(rebuilds) => rebuilds,
-            Err(_) => return Ok(Fit::Resync(format!("{title} has another key, which the mirror does not have"))),
+        let Ok(rebuilds) = self.rebuilds(&plan) else {
+            return Ok(Fit::Resync(format!("{title} has another key, which the mirror does not have")));
         };
         for rebuild in &rebuilds {
             if !rebuild.keeps_rows_apart(session).await? {
@@ -174,7 +173,6 @@ impl Advance {
     async fn without(
         &mut self,
         session: &Session,
-        relation: &Relation,
         table: &Table,
         described: &[Described],
         missing: &[String],

@@ -8,7 +8,7 @@ COMMENT ON COLUMN portalhook.switches.skipped IS 'Those of the tables whose chan
 
 -- Gives the text back if it can be cast: then a cast of it cannot fail.
 CREATE FUNCTION portalhook.castable(value text, wanted text) RETURNS text
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     EXECUTE pg_catalog.format('SELECT %L::%s', value, wanted);
     RETURN value;

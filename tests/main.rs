@@ -21,6 +21,7 @@ mod operators;
 mod oracle;
 mod outages;
 mod parts;
+mod pauses;
 mod rights;
 mod service;
 mod shapes;

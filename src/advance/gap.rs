@@ -4,9 +4,13 @@
 //! stands for all that was missed. Until that is committed, `checkpoint.gap` says that the slot does not count; so a crash
 //! in between begins anew, and nothing was told before.
 
+use std::collections::HashMap;
+
 use super::group::Group;
 use super::operations::{self, Operation};
+use super::switch::place::Piece;
 use super::switch::rebuild::Unfit;
+use super::switch::relation::Fit;
 use super::switch::{pause, relation};
 use super::{Advance, durable, switch};
 use crate::capture::slot::{self, Slot};
@@ -62,15 +66,32 @@ impl Advance {
                  mirrored before it"
             )),
             Some(Unfit::Keyless(why)) => Some(why),
-            None => {
-                let tables = relation::of_now(session, &self.plan).await?;
-                // As if a transaction that no copy has seen had just named them.
-                self.prepare_for(&sql, session, &tables, u64::MAX).await?
-            }
+            None => self.follow_tables(&sql, session).await?,
         };
         let Some(why) = why else { return Ok(true) };
         self.pause(session, &why).await?;
         Ok(false)
+    }
+
+    /// Brings the plan to the tables as they are now; says why, where that needs another mapping.
+    async fn follow_tables(&mut self, sql: &Prepared<'_>, session: &Session) -> Result<Option<String>> {
+        for relation in relation::of_now(session, &self.plan).await? {
+            loop {
+                match self.fit_now(session, &relation).await? {
+                    Fit::Fits | Fit::Earlier => break,
+                    Fit::Pause(why) => return Ok(Some(why)),
+                    Fit::Resync(why) => {
+                        self.resync(session, relation.oid, &why).await?;
+                        break;
+                    }
+                    Fit::Turn(turn) => {
+                        let piece = Piece { turn: Some(turn), ..Piece::default() };
+                        self.group(sql, session, piece, &HashMap::new()).await?;
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Makes a new slot and takes the mirror to where that begins; everything that was missed becomes the events of one

@@ -113,9 +113,22 @@ impl Advance {
 
     /// Holds a description against the plan.
     pub(super) async fn fit(&mut self, session: &Session, relation: &Relation) -> Result<Fit> {
-        if let Some(fit) = self.fits_as_it_is(session, relation).await? {
-            return Ok(fit);
+        match self.fits_as_it_is(session, relation).await? {
+            Some(fit) => Ok(fit),
+            None => self.follow(session, relation).await,
         }
+    }
+
+    /// Holds the description that is in force now against the plan: no earlier one can come any more.
+    pub(in crate::advance) async fn fit_now(&mut self, session: &Session, relation: &Relation) -> Result<Fit> {
+        match self.fits_as_it_is(session, relation).await? {
+            Some(Fit::Fits) => Ok(Fit::Fits),
+            _ => self.follow(session, relation).await,
+        }
+    }
+
+    /// What has to change for a description that does not fit.
+    async fn follow(&mut self, session: &Session, relation: &Relation) -> Result<Fit> {
         let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) else { return Ok(Fit::Fits) };
         let described = describe(session, relation).await?;
         let missing: Vec<&str> = table
@@ -223,8 +236,8 @@ pub(super) fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: 
     Turn::InPlace(Box::new(change))
 }
 
-/// All tables of the plan as the catalog describes them now, as if the stream had just named them.
-pub(in crate::advance) async fn of_now(session: &Session, plan: &Plan) -> Result<Vec<Change>> {
+/// All tables of the plan as the catalog describes them now.
+pub(in crate::advance) async fn of_now(session: &Session, plan: &Plan) -> Result<Vec<Relation>> {
     const TABLES: &str = "
         SELECT c.oid, n.nspname::text, c.relname::text, c.relreplident::text, a.attname::text, a.atttypid, a.atttypmod,
                coalesce(a.attnum = ANY (i.indkey::int2[]), c.relreplident = 'f')
@@ -254,8 +267,7 @@ pub(in crate::advance) async fn of_now(session: &Session, plan: &Plan) -> Result
             });
         }
     }
-    let named = relations.into_iter().map(|relation| Change::Insert { relation: Arc::new(relation), new: Vec::new() });
-    Ok(named.collect())
+    Ok(relations)
 }
 
 async fn describe(session: &Session, relation: &Relation) -> Result<Vec<Described>> {

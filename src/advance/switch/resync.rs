@@ -28,7 +28,7 @@ pub(in crate::advance) async fn skipped(session: &Session) -> Result<HashSet<u32
 
 impl Advance {
     /// From here on the table's changes are left out until its copy is there.
-    pub(super) async fn resync(&mut self, session: &Session, table: u32, why: &str) -> Result<()> {
+    pub(in crate::advance) async fn resync(&mut self, session: &Session, table: u32, why: &str) -> Result<()> {
         tracing::warn!(
             "{why}: its changes are left out from {} on until it is copied afresh, and what differs then gives events",
             self.checkpoint.lsn

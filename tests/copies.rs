@@ -81,8 +81,10 @@ fn a_dump_that_is_restored_elsewhere_is_silent_until_it_is_adopted_and_then_goes
     copy.sql(&vote(3));
     stays_silent(&copy, &receiver);
 
+    let source = "SELECT source FROM portalhook.checkpoint";
     let said = succeeds(&copy.setup_with(&["--adopt"]));
     assert!(said.contains("adopted"), "{said}");
+    assert_ne!(copy.sql(source), portal.sql(source), "transaction ids of another cluster may be the same");
     gate.open();
     let _daemon = copy.run();
     copy.sql(&vote(4));

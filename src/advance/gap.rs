@@ -85,11 +85,13 @@ impl Advance {
         if opened == 0 {
             return Err(checkpoint::taken_over());
         }
+        failpoint::hit("opened");
         if let Some(Slot { active_pid: Some(process), .. }) = slot::read(session, &slot).await? {
             let message = format!("replication slot {slot} is being read by process {process}");
             return Err(Error::new(Kind::Unavailable, message));
         }
         slot::drop(session, &slot).await?;
+        failpoint::hit("dropped");
         let mut progress = |line: String| tracing::info!("{line}");
         let waiting = "creating the replication slot: waits for every transaction of the server that is writing";
         let exported = patiently(slot::create(database, &slot), &mut progress, waiting).await?;

@@ -102,6 +102,9 @@ fn a_slot_that_was_dropped_is_made_anew_and_what_was_missed_arrives() {
                          bool_and(xid BETWEEN {} AND pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
                   FROM portalhook.events WHERE event <> 'webhook.test' AND entity <> 'vote:50'";
     assert_eq!(portal.sql(&of_now.replace("{}", &before)), "t|1|t", "the snapshot's time and next transaction");
+    let source = portal.sql("SELECT source FROM portalhook.checkpoint");
+    let xid = portal.sql("SELECT xid FROM portalhook.events WHERE entity = 'vote:3'");
+    assert_eq!(hash(events[6].id()), hash_of([&format!("{source} gap"), &xid, "vote.created", "3"]));
     let mara = json!({"id": 49, "name": "Mara B.", "email": "mara@example.com", "role": "user",
         "counter_votes": 2, "counter_comments": 1, "counter_posts": 2, "counter_comment_votes": 0});
     assert_eq!(events[3].data("/post/author"), mara, "as of after the gap");
@@ -113,7 +116,9 @@ fn a_slot_that_was_dropped_is_made_anew_and_what_was_missed_arrives() {
     portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (51, 100, 49); DELETE FROM tags");
     let events = portal.events(&receivers[0], endpoint);
     assert_eq!(names(&events[10..]), ["vote.created 51"]);
-    assert_eq!(events[10].data("/vote/voter/counter_votes"), 3);
+    for (counter, is) in [("votes", 3), ("comments", 1), ("posts", 2)] {
+        assert_eq!(events[10].data(&format!("/vote/voter/counter_{counter}")), is, "{counter} were counted");
+    }
     assert_eq!(mirror::differences(&portal), "");
     daemon.terminate();
     let daemon = portal.run();
@@ -133,6 +138,24 @@ fn a_slot_that_was_dropped_is_made_anew_and_what_was_missed_arrives() {
     assert_eq!(names(&events[11..]), ["vote.created 52", "vote.created 53"]);
     assert_eq!(events[12].data("/post/title"), "NEW");
     assert_eq!(mirror::differences(&portal), "");
+}
+
+/// The 53 bits of hash in an id.
+fn hash(id: &str) -> u64 {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => byte - b'0',
+        b'A'..=b'Z' => byte - b'A' + 10,
+        _ => byte - b'a' + 36,
+    };
+    let value = id.bytes().fold(0u128, |value, byte| value * 62 + u128::from(digit(byte)));
+    u64::try_from(value & ((1 << 53) - 1)).expect("53 bits")
+}
+
+/// What they are of: source, transaction, event and mapped id. The next transaction has the number of the snapshot's end, too.
+fn hash_of(parts: [&str; 4]) -> u64 {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(parts.iter().flat_map(|part| [part, "\0"]).collect::<String>());
+    u64::from_be_bytes(digest[..8].try_into().expect("eight bytes")) >> 11
 }
 
 /// Writes more write-ahead log than the server may keep for a slot; the log is thrown away at a checkpoint.

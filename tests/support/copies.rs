@@ -173,6 +173,52 @@ impl Database {
         self.start();
     }
 
+    /// Puts that backup in the place of everything since, and recovers to a named point, from an archive in the server's
+    /// directory.
+    pub(crate) fn restore_to(&self, point: &str) {
+        self.stop();
+        let (data, backup) = (self.server.data(), self.server.directory.join("backup"));
+        std::fs::rename(&data, self.server.directory.join("lost")).expect("rename");
+        std::fs::rename(&backup, &data).expect("rename");
+        let signal = data.join("recovery.signal");
+        std::fs::write(&signal, "").expect("write");
+        succeed(Command::new("chown").arg("--reference").arg(&data).arg(&signal));
+        let settings = data.join("postgresql.auto.conf");
+        let text = std::fs::read_to_string(&settings).expect("read");
+        let more = format!("restore_command = 'cp ../%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n");
+        std::fs::write(&settings, text + &more).expect("write");
+        self.start();
+        let deadline = std::time::Instant::now() + super::LIMIT;
+        while self.sql("SELECT pg_is_in_recovery()") == "t" {
+            assert!(std::time::Instant::now() < deadline, "the recovery never ends");
+        }
+    }
+
+    /// Whether the server's programs can upgrade it.
+    pub(crate) fn can_be_upgraded(&self) -> bool {
+        self.server.programs.join("pg_upgrade").exists()
+    }
+
+    /// Stops the server, has `pg_upgrade` link its files into a new one, and starts that in its place.
+    pub(crate) fn upgrade(&self) {
+        let (data, new) = (self.server.data(), self.server.directory.join("new"));
+        let user = format!("--username={}", Throwaway::SUPERUSER);
+        let mut command = self.server.command("initdb");
+        command.args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions", &user]);
+        succeed(command.arg("--pgdata").arg(&new));
+        let settings = std::fs::read(data.join("postgresql.conf")).expect("read");
+        self.stop();
+        let programs = self.server.programs.clone();
+        let mut command = self.server.command("pg_upgrade");
+        command.arg("--old-bindir").arg(&programs).arg("--new-bindir").arg(&programs);
+        command.arg("--old-datadir").arg(&data).arg("--new-datadir").arg(&new);
+        succeed(command.args(["--link", &user]));
+        std::fs::write(new.join("postgresql.conf"), settings).expect("write");
+        std::fs::rename(&data, self.server.directory.join("old")).expect("rename");
+        std::fs::rename(&new, &data).expect("rename");
+        self.start();
+    }
+
     /// Puts the files of the stopped server aside.
     pub(crate) fn set_files_aside(&self) {
         succeed(Command::new("cp").arg("-a").arg(self.server.data()).arg(self.server.directory.join("aside")));

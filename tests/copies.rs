@@ -263,7 +263,10 @@ fn a_restore_to_an_earlier_point_goes_on_from_there_and_no_id_comes_twice() {
 
 #[test]
 fn a_recovery_that_ends_at_a_point_in_the_past_goes_on_from_there_and_tells_what_is_undone() {
-    let portal = Portal::without_setup(Database::on_its_own_server(&["archive_mode = on", "archive_command = 'cp %p ../%f'"]), SCHEMA);
+    let portal = Portal::without_setup(
+        Database::on_its_own_server(&["archive_mode = on", "archive_command = 'cp %p ../%f'"]),
+        SCHEMA,
+    );
     portal.setup(VIEWS);
     let receiver = Receiver::start();
     let endpoint = portal.endpoint(&receiver);
@@ -291,9 +294,8 @@ fn a_recovery_that_ends_at_a_point_in_the_past_goes_on_from_there_and_tells_what
     portal.sql(&vote(6));
     let received = receiver.wait_for("vote 6", |received| received.iter().any(|one| one.text().contains("\"id\":6,")));
     // Vote 3 was told before the restore, and is told again: the restored ledger does not know of it. What was undone was told.
-    let told = portal.sql(
-        "SELECT string_agg(entity, ' ' ORDER BY position) FROM portalhook.events WHERE event LIKE 'vote.%'",
-    );
+    let told =
+        portal.sql("SELECT string_agg(entity, ' ' ORDER BY position) FROM portalhook.events WHERE event LIKE 'vote.%'");
     assert_eq!(told, "vote:1 vote:2 vote:3 vote:5 vote:6");
     let mut bodies: std::collections::BTreeMap<&str, &str> = std::collections::BTreeMap::new();
     for one in &received {

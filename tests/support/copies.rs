@@ -185,7 +185,9 @@ impl Database {
         succeed(Command::new("chown").arg("--reference").arg(&data).arg(&signal));
         let settings = data.join("postgresql.auto.conf");
         let text = std::fs::read_to_string(&settings).expect("read");
-        let more = format!("restore_command = 'cp ../%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n");
+        let more = format!(
+            "restore_command = 'cp ../%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n"
+        );
         std::fs::write(&settings, text + &more).expect("write");
         self.start();
         let deadline = std::time::Instant::now() + super::LIMIT;

@@ -31,14 +31,14 @@ use crate::error::{Error, Kind, Result};
 use crate::figures::{Figures, State};
 use crate::ledger::feed::feed;
 use crate::session::{self, Database};
-use crate::{admin, deliver, systemd};
+use crate::{admin, deliver, failpoint, systemd};
 
 /// Bytes of transactions between capture and the heart.
 const QUEUE: usize = 8 << 20;
 
-/// Waits between starts after a fault: doubled each time, from the first to the last.
+/// Waits between starts after a fault: doubled each time, from the first to the last (milliseconds).
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-const LAST_WAIT: Duration = Duration::from_secs(10);
+const LAST_WAIT: usize = 10_000;
 
 /// A run that lasted so long was well: the next fault begins with the first wait again.
 const WELL: Duration = Duration::from_secs(30);
@@ -161,7 +161,7 @@ async fn supervise(
             }
             () = tokio::time::sleep(wait) => {}
         }
-        wait = (wait * 2).min(LAST_WAIT);
+        wait = (wait * 2).min(Duration::from_millis(failpoint::limit("wait", LAST_WAIT) as u64));
     }
 }
 

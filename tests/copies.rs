@@ -81,8 +81,10 @@ fn a_dump_that_is_restored_elsewhere_is_silent_until_it_is_adopted_and_then_goes
     copy.sql(&vote(3));
     stays_silent(&copy, &receiver);
 
+    let source = "SELECT source FROM portalhook.checkpoint";
     let said = succeeds(&copy.setup_with(&["--adopt"]));
     assert!(said.contains("adopted"), "{said}");
+    assert_ne!(copy.sql(source), portal.sql(source), "transaction ids of another cluster may be the same");
     gate.open();
     let _daemon = copy.run();
     copy.sql(&vote(4));
@@ -260,6 +262,50 @@ fn a_restore_to_an_earlier_point_goes_on_from_there_and_no_id_comes_twice() {
 }
 
 #[test]
+fn a_recovery_that_ends_at_a_point_in_the_past_goes_on_from_there_and_tells_what_is_undone() {
+    let portal = Portal::without_setup(
+        Database::on_its_own_server(&["archive_mode = on", "archive_command = 'cp %p ../%f'"]),
+        SCHEMA,
+    );
+    portal.setup(VIEWS);
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    portal.database.back_up();
+    portal.sql(&vote(2));
+    portal.events(&receiver, endpoint);
+    // The daemon's commit is in the log before the point, and so is one that it has not seen.
+    daemon.terminate();
+    portal.sql(&vote(3));
+    portal.sql("SELECT pg_create_restore_point('before') \\g /dev/null");
+    let daemon = portal.run();
+    portal.sql(&vote(4));
+    portal.sql("DELETE FROM votes WHERE id = 2");
+    portal.events(&receiver, endpoint);
+    daemon.terminate();
+    portal.sql("SELECT pg_switch_wal() \\g /dev/null");
+    portal.database.restore_to("before");
+    assert_eq!(portal.sql("SELECT string_agg(id::text, ' ' ORDER BY id) FROM votes"), "1 2 3");
+    portal.sql(&vote(5));
+    let daemon = portal.run();
+    let said = daemon.said().join("\n");
+    assert!(said.contains("is on timeline 2 and was on 1"), "{said}");
+    portal.sql(&vote(6));
+    let received = receiver.wait_for("vote 6", |received| received.iter().any(|one| one.text().contains("\"id\":6,")));
+    // Vote 3 was told before the restore, and is told again: the restored ledger does not know of it. What was undone was told.
+    let told =
+        portal.sql("SELECT string_agg(entity, ' ' ORDER BY position) FROM portalhook.events WHERE event LIKE 'vote.%'");
+    assert_eq!(told, "vote:1 vote:2 vote:3 vote:5 vote:6");
+    let mut bodies: std::collections::BTreeMap<&str, &str> = std::collections::BTreeMap::new();
+    for one in &received {
+        let before = bodies.insert(one.id(), one.text());
+        assert!(before.is_none_or(|before| before == one.text()), "one id, two events: {}", one.id());
+    }
+    assert_eq!(mirror::differences(&portal), "");
+}
+
+#[test]
 fn files_that_were_put_back_go_on_and_a_new_source_gives_new_ids() {
     let portal = production();
     let receiver = Receiver::start();
@@ -287,6 +333,39 @@ fn files_that_were_put_back_go_on_and_a_new_source_gives_new_ids() {
     let again = received.iter().rfind(|one| one.event() == "vote.created").expect("the vote");
     assert_ne!(again.id(), first[0].id());
     daemon.terminate();
+}
+
+#[test]
+fn a_server_that_was_upgraded_in_its_place_goes_on_with_the_ids_that_it_would_have_given() {
+    let portal = production();
+    if !portal.database.can_be_upgraded() {
+        eprintln!("skipped: this server comes without pg_upgrade");
+        return;
+    }
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    portal.events(&receiver, endpoint);
+    daemon.terminate();
+    portal.sql(&vote(2));
+    let identity = "SELECT source, system_identifier = (SELECT system_identifier::text FROM pg_control_system()) FROM portalhook.checkpoint";
+    let before = portal.sql(identity);
+    portal.database.upgrade();
+    assert_eq!(portal.sql(identity), before.replace("|t", "|f"), "another server");
+    portal.sql(&vote(3));
+    let check = String::from_utf8_lossy(&portal.command(&["check"]).stdout).into_owned();
+    assert!(!check.contains("copy of"), "{check}");
+    let daemon = portal.run();
+    assert!(daemon.said().iter().any(|line| line.contains("the server was upgraded")), "{:?}", daemon.said());
+    portal.sql(&vote(4));
+    assert_eq!(votes(&portal.events(&receiver, endpoint)), [1, 2, 3, 4]);
+    assert_eq!(mirror::differences(&portal), "");
+    assert_eq!(portal.sql(identity), before, "transaction ids go on");
+    daemon.terminate();
+    assert!(portal.setup_with(&[]).status.success());
+    let daemon = portal.run();
+    assert!(!daemon.said().iter().any(|line| line.contains("upgraded")), "{:?}", daemon.said());
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod copies;
 mod crashes;
 mod demo;
 mod endpoints;
+mod failover;
 mod gaps;
 #[cfg(feature = "failpoints")]
 mod large;
@@ -30,3 +31,5 @@ mod surroundings;
 mod switches;
 mod throughput;
 mod transactions;
+#[cfg(feature = "failpoints")]
+mod troubles;

@@ -7,6 +7,7 @@ mod history;
 mod mapping;
 mod model;
 mod places;
+mod robbed;
 mod statements;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,8 @@ enum Daemon {
     Killed,
     /// Stands still at any moment (SIGSTOP), so that what arrives together is random.
     Paused,
+    /// Loses its slot at any moment, while it runs or not.
+    Robbed,
 }
 
 #[test]
@@ -60,6 +63,11 @@ fn a_daemon_that_is_killed_again_and_again_tells_what_each_transaction_did() {
 #[test]
 fn a_daemon_that_stops_and_goes_on_tells_what_each_transaction_did() {
     rounds(Daemon::Paused);
+}
+
+#[test]
+fn a_daemon_whose_slot_is_dropped_again_and_again_tells_before_it_all_and_then_how_everything_ended() {
+    rounds(Daemon::Robbed);
 }
 
 fn rounds(daemon: Daemon) {
@@ -94,6 +102,8 @@ struct Round {
     second: Vec<Received>,
     /// At an endpoint that was added after so many of the transactions.
     newcomer: (usize, Vec<Received>),
+    /// How many of the events had been recorded when the slot was dropped for the first time.
+    whole: Option<usize>,
     /// Keeps the daemon's last words for a test that fails.
     _daemon: Process,
 }
@@ -101,7 +111,9 @@ struct Round {
 impl Round {
     fn play(how: Daemon, seed: u64, transactions: usize) -> Self {
         let turn = usize::try_from(seed).expect("a small number") + how as usize;
-        let mapping = Mapping::ALL[turn % Mapping::ALL.len()];
+        // What happens to joined rows alone is silent: only where it decides nothing do events say how everything ended.
+        let mappings = if how == Daemon::Robbed { &Mapping::ALL[..2] } else { &Mapping::ALL[..] };
+        let mapping = mappings[turn % mappings.len()];
         let fold = turn % 4 == 1;
         let mut random = Random(seed * 1000 + how as u64);
         let limits = limits(&mut random, mapping);
@@ -125,12 +137,16 @@ impl Round {
         let first = history.state();
         let mut committed = Vec::new();
         let comes_after = random.below(transactions);
+        let mut whole = None;
         while committed.len() < transactions {
             if committed.len() == comes_after && endpoints.len() == 2 {
                 endpoints.push(portal.endpoint_with(&receivers[2], "events", EVERYTHING));
             }
             committed.extend(history.step(&mut random));
             disturb(how, &portal, start, &mut daemon, &mut random);
+            if how == Daemon::Robbed {
+                robbed::rob(&portal, endpoints[0], start, &mut daemon, &mut whole, &mut random);
+            }
         }
         history.end();
         if let Some(daemon) = &daemon {
@@ -146,10 +162,28 @@ impl Round {
         // A copy that a TRUNCATE has called for would take a mirror away while it is compared.
         daemon.signal("STOP");
         let newcomer = (comes_after, newcomer);
-        Self { name, mapping, fold, portal, first, committed, places, events, second, newcomer, _daemon: daemon }
+        let round = Self {
+            name,
+            mapping,
+            fold,
+            portal,
+            first,
+            committed,
+            places,
+            events,
+            second,
+            newcomer,
+            whole,
+            _daemon: daemon,
+        };
+        assert!(how != Daemon::Robbed || round.whole.is_some(), "{}: the slot was never dropped", round.name);
+        round
     }
 
     fn check(&self) {
+        if let Some(whole) = self.whole {
+            return self.check_robbed(whole);
+        }
         let mut rest = self.events.as_slice();
         let mut for_newcomer = Vec::new();
         let mut counters = self.first.counters();
@@ -288,7 +322,7 @@ fn disturb(
     random: &mut Random,
 ) {
     match how {
-        Daemon::Live | Daemon::Late => {}
+        Daemon::Live | Daemon::Late | Daemon::Robbed => {}
         Daemon::Killed => match daemon.take() {
             Some(alive) if random.below(60) == 0 => portal.kill(alive),
             None if random.below(12) == 0 => *daemon = Some(start()),

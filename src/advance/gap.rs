@@ -32,7 +32,7 @@ use crate::session::{Database, ExportedSlot, Session};
 
 const OPEN: &str = "UPDATE portalhook.checkpoint SET gap = $1, updated_at = now() WHERE epoch = $2";
 const CLOSE: &str = "UPDATE portalhook.checkpoint SET gap = NULL, timeline = $1, source = $2, home = $3, fork = NULL, \
-                     source_after_fork = NULL WHERE epoch = $4";
+                     source_after_fork = NULL, system_identifier = $5 WHERE epoch = $4";
 const NEW_SOURCE: &str =
     "SELECT encode(substr(sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())), 1, 8), 'hex')";
 /// The first transaction id that the snapshot does not know, and the time in microseconds since 1970.
@@ -44,6 +44,8 @@ const MOMENT: &str =
 pub(crate) struct Gap {
     /// "replication slot x is gone".
     pub(crate) why: String,
+    /// The server's, which an upgrade changes.
+    pub(crate) system_identifier: String,
     /// The server's timeline, and where it is found (`Database::home`).
     pub(crate) timeline: i32,
     pub(crate) home: String,
@@ -112,11 +114,13 @@ impl Advance {
         if opened == 0 {
             return Err(checkpoint::taken_over());
         }
+        failpoint::hit("opened");
         if let Some(Slot { active_pid: Some(process), .. }) = slot::read(session, &slot).await? {
             let message = format!("replication slot {slot} is being read by process {process}");
             return Err(Error::new(Kind::Unavailable, message));
         }
         slot::drop(session, &slot).await?;
+        failpoint::hit("dropped");
         let mut progress = |line: String| tracing::info!("{line}");
         let waiting = "creating the replication slot: waits for every transaction of the server that is writing";
         let exported = patiently(slot::create(database, &slot), &mut progress, waiting).await?;
@@ -164,6 +168,7 @@ impl Advance {
         }
         (target.lsn, target.xid, target.timeline) = (slot.consistent_point, xid.unsigned_abs(), Some(gap.timeline));
         (target.gap, target.home) = (None, Some(gap.home.clone()));
+        target.system_identifier.clone_from(&gap.system_identifier);
         let mut net = Net {
             xid: target.xid,
             commit_lsn: target.lsn,
@@ -175,7 +180,6 @@ impl Advance {
         };
         let plan = self.plan.clone();
         let comparisons = comparisons(&plan, session).await?;
-        self.remember_tables(session).await?;
         let started_at = self.checkpoint.position;
         let mut group = Group::of_gap(target);
         let missed = operations::read_missed(&sql).await?;
@@ -184,6 +188,8 @@ impl Advance {
         let made_up = self.make_up(&sql, &comparisons, net, "the gap", &mut group);
         patiently(made_up, progress, "comparing the tables with their mirrors, and telling what differs").await?;
         sql.settle().await?;
+        // After the comparison: it has locked the tables, so what was rewritten before that is seen now.
+        self.remember_tables(session).await?;
         if remapped {
             switch::turn::request(&sql, "the mapping was changed in the gap").await?;
         }
@@ -200,6 +206,7 @@ impl Advance {
             Box::new(group.checkpoint.source.clone()),
             Box::new(gap.home.clone()),
             Box::new(self.checkpoint.epoch),
+            Box::new(gap.system_identifier.clone()),
         ];
         sql.post("close the gap", CLOSE, closing).await?;
         group.checkpoint.advance(&sql).await?;

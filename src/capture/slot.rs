@@ -25,6 +25,8 @@ pub(crate) struct Slot {
     pub(crate) invalid: Option<String>,
     /// Kept on a standby by `sync_replication_slots` (PostgreSQL 17): it goes on where that one is promoted.
     pub(crate) synced: bool,
+    /// Standbys that synchronize slots keep it too; `None`: the server is older than 17.
+    pub(crate) failover: Option<bool>,
     /// Bytes of WAL between the slot's oldest and the server's newest.
     pub(crate) retained_bytes: Option<i64>,
 }
@@ -58,7 +60,7 @@ pub(crate) async fn read(client: &Client, name: &str) -> Result<Option<Slot>> {
                         CASE WHEN to_jsonb(s) ->> 'conflicting' = 'true' THEN 'conflict' END),
                CASE WHEN NOT pg_catalog.pg_is_in_recovery()
                     THEN (pg_catalog.pg_current_wal_lsn() - restart_lsn)::bigint END,
-               coalesce(to_jsonb(s) ->> 'synced' = 'true', false)
+               coalesce(to_jsonb(s) ->> 'synced' = 'true', false), to_jsonb(s) ->> 'failover' = 'true'
         FROM pg_catalog.pg_replication_slots AS s
         WHERE slot_name = $1::text::name";
     let doing = format!("read the state of replication slot `{name}`");
@@ -78,6 +80,7 @@ pub(crate) async fn read(client: &Client, name: &str) -> Result<Option<Slot>> {
         wal_status: wal_status.map(|text| status(text, &doing)).transpose()?,
         invalid: row.try_get(7).context(&doing)?,
         synced: row.try_get(9).context(&doing)?,
+        failover: row.try_get(10).context(&doing)?,
         retained_bytes: row.try_get(8).context(&doing)?,
     }))
 }

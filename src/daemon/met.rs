@@ -82,3 +82,33 @@ impl std::ops::DerefMut for Following {
         &mut self.session
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::throwaway::Throwaway;
+
+    #[tokio::test]
+    async fn another_server_in_the_place_of_captures_is_not_worked_with() {
+        let mut server = Throwaway::start(&[]).expect("start");
+        let database = Database::parse(&server.url(Throwaway::SUPERUSER, "postgres")).expect("a URL");
+        let session = session::connect(&database, "test").await.expect("connect");
+        let (meeting, met) = watch::channel(None);
+        let follower = Follower::new(met);
+        let error = follower.connect("test").await.err().expect("capture has met none");
+        assert_eq!(error.kind(), Kind::Unavailable);
+        meeting.send_replace(Some(Met::of(&session, "slot").await.expect("meet")));
+        let kept = follower.connect("test").await.expect("the same server");
+        assert!(follower.keep(Some(kept)).is_some());
+        let kept = follower.connect("test").await.expect("the same server");
+
+        server.stop("fast").expect("stop");
+        server.launch().expect("start");
+        let error = follower.connect("test").await.err().expect("another start of it");
+        assert!(error.to_string().contains("is another server than the one that capture reads"), "{error:?}");
+        let session = session::connect(&database, "test").await.expect("connect");
+        meeting.send_replace(Some(Met::of(&session, "slot").await.expect("meet")));
+        assert!(follower.keep(Some(kept)).is_none(), "a session at the server of before is left");
+        assert!(follower.connect("test").await.is_ok());
+    }
+}

@@ -37,11 +37,15 @@ pub(super) async fn look(database: &Database, session: &Session, advance: &mut A
     let checkpoint = advance.checkpoint();
     let home = database.home();
     let found = Identity { system_identifier: identity.system_identifier, oid, home: Some(home.to_owned()) };
-    permitted(database, checkpoint, &found)?;
+    let upgraded = permitted(database, session, checkpoint, &found).await?;
 
     let timeline = i32::try_from(identity.timeline).unwrap_or(i32::MAX);
-    let known = checkpoint.timeline.unwrap_or(timeline);
+    // An upgrade begins with the first timeline, and transaction ids go on.
+    let known = checkpoint.timeline.filter(|_| !upgraded).unwrap_or(timeline);
     let mut why = interrupted(session, checkpoint).await?;
+    if upgraded {
+        why = Some("the server was upgraded".to_owned());
+    }
     let mut fork = None;
     if known != timeline {
         fork = replication.timeline_start(identity.timeline).await?;
@@ -54,24 +58,32 @@ pub(super) async fn look(database: &Database, session: &Session, advance: &mut A
             why = Some(format!("replication slot {} is of another timeline", checkpoint.slot));
         }
     }
-    let gap = why.map(|why| Gap { why, timeline, home: home.to_owned(), new_source: known != timeline });
+    let gap = why.map(|why| Gap {
+        why,
+        system_identifier: found.system_identifier,
+        timeline,
+        home: home.to_owned(),
+        new_source: known != timeline,
+    });
     if gap.is_none() {
         advance.note_server(session, timeline, fork, home).await?;
     }
     Ok(Source { version, gap })
 }
 
-/// A clone of the database, or one restored elsewhere, must not call production's customers.
-fn permitted(database: &Database, checkpoint: &Checkpoint, found: &Identity) -> Result<()> {
+/// A clone of the database, or one restored elsewhere, must not call production's customers. Says whether it is the same one
+/// after an upgrade of the server.
+async fn permitted(database: &Database, session: &Session, checkpoint: &Checkpoint, found: &Identity) -> Result<bool> {
     let known = Identity {
         system_identifier: checkpoint.system_identifier.clone(),
         oid: checkpoint.database_oid,
         home: checkpoint.home.clone(),
     };
-    match origin::stranger(database, &known, found) {
-        Some(what) => Err(Error::usage(format!("{what}: {}", origin::WAYS))),
-        None => Ok(()),
+    let Some(what) = origin::stranger(database, &known, found) else { return Ok(false) };
+    if origin::is_upgraded(session, &known, found).await? {
+        return Ok(true);
     }
+    Err(Error::usage(format!("{what}: {}", origin::WAYS)))
 }
 
 /// Why the slot cannot go on where the checkpoint is.

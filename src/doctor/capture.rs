@@ -50,7 +50,18 @@ pub(super) async fn slot(client: &Client, config: &Config, database_oid: u32) ->
     } else {
         Finding::warn("no daemon reads the slot, so nothing is sent", "portalhook run (systemctl start portalhook)")
     };
-    Ok((slot, vec![room, read]))
+    let mut findings = vec![room, read];
+    findings.extend(there.failover.map(|kept| {
+        if kept {
+            Finding::pass("standbys that synchronize slots keep the slot, too")
+        } else {
+            Finding::warn(
+                "standbys do not keep the slot: after a failover, what was missed is found by comparing the mirror with the tables",
+                "stop the daemon, run portalhook setup, start the daemon",
+            )
+        }
+    }));
+    Ok((slot, findings))
 }
 
 /// The publication has exactly the plan's tables, whole.

@@ -35,6 +35,20 @@ pub(crate) fn stranger(database: &Database, known: &Identity, found: &Identity) 
     }
 }
 
+/// Whether it is the same database on a server that `pg_upgrade` made: that gives another system identifier, and keeps the oids
+/// of the database and of every table, and the transaction ids. A dump that was restored keeps none of them.
+pub(crate) async fn is_upgraded(client: &Client, known: &Identity, found: &Identity) -> Result<bool> {
+    const ASK: &str = "
+        SELECT count(*) > 0 AND coalesce(bool_and(to_regclass(format('%I.%I', schema_name, table_name)) = m.oid), false)
+               AND (SELECT xid FROM portalhook.checkpoint) <= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+        FROM portalhook.mapped_tables AS m";
+    let place = known.home.as_ref().zip(found.home.as_ref()).is_some_and(|(known, found)| meet(known, found));
+    if !place || known.oid != found.oid || known.system_identifier == found.system_identifier {
+        return Ok(false);
+    }
+    Ok(client.query_one(ASK, &[]).await.context("look whether the server was upgraded")?.get(0))
+}
+
 /// The same, asked of the database; `None` too where the role may not see which server this is, or setup was not here.
 pub(crate) async fn look(client: &Client, database: &Database) -> Option<String> {
     const ASK: &str = "
@@ -44,7 +58,10 @@ pub(crate) async fn look(client: &Client, database: &Database) -> Option<String>
     let row = client.query_opt(ASK, &[]).await.ok()??;
     let known = Identity { system_identifier: row.get(0), oid: row.get(1), home: row.get(2) };
     let home = Some(database.home().to_owned());
-    stranger(database, &known, &Identity { system_identifier: row.get(3), oid: row.get(4), home })
+    let found = Identity { system_identifier: row.get(3), oid: row.get(4), home };
+    // What cannot be asked is no reason to call it one.
+    let upgraded = is_upgraded(client, &known, &found).await.unwrap_or(false);
+    stranger(database, &known, &found).filter(|_| !upgraded)
 }
 
 pub(super) async fn findings(client: &Client, database: &Database) -> Result<Vec<Finding>> {

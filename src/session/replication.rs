@@ -44,6 +44,9 @@ pub(crate) struct ExportedSlot {
     pub(crate) snapshot: String,
 }
 
+/// The first version whose standbys can keep a logical slot of the primary's (`sync_replication_slots`).
+const FAILOVER: u32 = 17;
+
 type Row = Vec<Option<String>>;
 
 impl Replication {
@@ -109,7 +112,8 @@ impl Replication {
         last.map(str::parse).transpose().map_err(|error| Error::because(Kind::Failed, doing, error))
     }
 
-    /// Creates a logical slot for pgoutput and exports its snapshot.
+    /// Creates a logical slot for pgoutput and exports its snapshot. Where the server can, standbys that synchronize slots keep
+    /// it too, so that it goes on after a failover.
     ///
     /// The server waits for every transaction of the cluster that is writing; dropping the future only closes the
     /// connection, which the server notices when that wait ends.
@@ -118,13 +122,26 @@ impl Replication {
     /// SQLSTATE 42710 where a slot of that name exists, 53400 where `max_replication_slots` is used up.
     pub(crate) async fn create_slot(mut self, slot: &str) -> Result<ExportedSlot> {
         // PostgreSQL 15 brought the syntax with parentheses.
-        let export = if self.greeting.version >= 15 { "(SNAPSHOT 'export')" } else { "EXPORT_SNAPSHOT" };
+        let export = match self.greeting.version {
+            FAILOVER.. => "(SNAPSHOT 'export', FAILOVER)",
+            15.. => "(SNAPSHOT 'export')",
+            _ => "EXPORT_SNAPSHOT",
+        };
         let doing = format!("create replication slot `{slot}`");
         let command = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput {export}", identifier(slot));
         let rows = self.query(&command, &doing).await?;
         let [_, point, snapshot] = only_row(rows, &doing)?;
         let consistent_point = point.parse().map_err(|error| Error::because(Kind::Failed, doing, error))?;
         Ok(ExportedSlot { connection: self, slot: slot.to_owned(), consistent_point, snapshot })
+    }
+
+    /// Has standbys that synchronize slots keep this one, too (PostgreSQL 17).
+    ///
+    /// # Errors
+    /// SQLSTATE 55006 while a process reads it.
+    pub(crate) async fn keep_on_standbys(&mut self, slot: &str) -> Result<()> {
+        let command = format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", identifier(slot));
+        self.query(&command, &format!("alter replication slot `{slot}`")).await.map(drop)
     }
 
     /// Starts the stream at the first transaction that ends after `lsn` (or after what the slot has confirmed).

@@ -175,6 +175,9 @@ impl Beginning<'_> {
                 if let (Standing::Reworded, Some(client)) = (standing, client) {
                     store_plan(client, self.plan).await?;
                 }
+                if let Some(client) = client {
+                    self.keep_on_standbys(client, script).await?;
+                }
                 return script.say("slot", format!("{}: already there, and the mirror with it", self.slot));
             }
             Standing::Changed { lsn, .. } => {
@@ -226,6 +229,17 @@ impl Beginning<'_> {
             origin::silence(client, admin, script).await?;
         }
         self.copy(client, &copy, script).await
+    }
+
+    /// A slot of an older server or version of ours; one that is being read is for `check` to name.
+    async fn keep_on_standbys(&self, client: &Client, script: &mut Script<'_>) -> Result<()> {
+        match slot::read(client, self.slot).await? {
+            Some(Slot { failover: Some(false), active_pid: None, .. }) => {
+                Replication::connect(self.database, "portalhook setup").await?.keep_on_standbys(self.slot).await?;
+                script.say("slot", format!("{}: standbys that synchronize slots keep it from now on", self.slot))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn drop_old(&self, client: &Client, script: &mut Script<'_>) -> Result<()> {

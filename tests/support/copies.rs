@@ -54,6 +54,56 @@ impl Database {
         copy
     }
 
+    /// Its port on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port
+    }
+
+    /// A standby of this server (which is stopped for a moment) that can keep its logical slots. Needs nothing but the server's
+    /// own programs.
+    pub(crate) fn standby_that_keeps_slots(&self) -> Self {
+        self.sql("SELECT pg_create_physical_replication_slot('standby', true) \\g /dev/null");
+        self.stop();
+        let url = self.server.url(Throwaway::SUPERUSER, &self.name);
+        let copy = self.copied(&|server| {
+            succeed(Command::new("cp").arg("-a").arg(self.server.data()).arg(server.data()));
+            self.start();
+            let settings = server.data().join("postgresql.auto.conf");
+            let text = std::fs::read_to_string(&settings).expect("read");
+            let more =
+                format!("primary_conninfo = '{url}'\nprimary_slot_name = 'standby'\nhot_standby_feedback = on\n");
+            std::fs::write(&settings, text + &more).expect("write");
+            let signal = server.data().join("standby.signal");
+            std::fs::write(&signal, "").expect("write");
+            succeed(Command::new("chown").arg("--reference").arg(server.data()).arg(&signal));
+            // What was copied are the primary's slots.
+            let slots = server.data().join("pg_replslot");
+            for slot in std::fs::read_dir(&slots).expect("read").map_while(Result::ok) {
+                std::fs::remove_dir_all(slot.path()).expect("remove");
+            }
+        });
+        copy.follow(self);
+        copy
+    }
+
+    /// Has this standby keep the primary's slots as they are now: the server puts that off until what it needs is there.
+    pub(crate) fn keep_slots(&self, primary: &Self) {
+        let kept =
+            "SELECT count(*) FROM pg_replication_slots WHERE synced AND NOT temporary AND invalidation_reason IS NULL";
+        let deadline = std::time::Instant::now() + super::LIMIT;
+        while self.sql(kept) == "0" {
+            assert!(std::time::Instant::now() < deadline, "the standby never keeps the slot");
+            primary.sql("SELECT pg_log_standby_snapshot() \\g /dev/null");
+            self.follow(primary);
+            self.sql("SELECT pg_sync_replication_slots() \\g /dev/null");
+        }
+    }
+
+    /// Stops the server as a crash does.
+    pub(crate) fn stop_at_once(&self) {
+        self.control(&["stop", "--mode", "immediate"]);
+    }
+
     /// Stops the server in order.
     pub(crate) fn stop(&self) {
         self.control(&["stop", "--mode", "fast"]);
@@ -120,6 +170,54 @@ impl Database {
         let settings = data.join("postgresql.auto.conf");
         let text = std::fs::read_to_string(&settings).expect("read") + "restore_command = 'false'\n";
         std::fs::write(&settings, text).expect("write");
+        self.start();
+    }
+
+    /// Puts that backup in the place of everything since, and recovers to a named point, from an archive in the server's
+    /// directory.
+    pub(crate) fn restore_to(&self, point: &str) {
+        self.stop();
+        let (data, backup) = (self.server.data(), self.server.directory.join("backup"));
+        std::fs::rename(&data, self.server.directory.join("lost")).expect("rename");
+        std::fs::rename(&backup, &data).expect("rename");
+        let signal = data.join("recovery.signal");
+        std::fs::write(&signal, "").expect("write");
+        succeed(Command::new("chown").arg("--reference").arg(&data).arg(&signal));
+        let settings = data.join("postgresql.auto.conf");
+        let text = std::fs::read_to_string(&settings).expect("read");
+        let more = format!(
+            "restore_command = 'cp ../%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n"
+        );
+        std::fs::write(&settings, text + &more).expect("write");
+        self.start();
+        let deadline = std::time::Instant::now() + super::LIMIT;
+        while self.sql("SELECT pg_is_in_recovery()") == "t" {
+            assert!(std::time::Instant::now() < deadline, "the recovery never ends");
+        }
+    }
+
+    /// Whether the server's programs can upgrade it.
+    pub(crate) fn can_be_upgraded(&self) -> bool {
+        self.server.programs.join("pg_upgrade").exists()
+    }
+
+    /// Stops the server, has `pg_upgrade` link its files into a new one, and starts that in its place.
+    pub(crate) fn upgrade(&self) {
+        let (data, new) = (self.server.data(), self.server.directory.join("new"));
+        let user = format!("--username={}", Throwaway::SUPERUSER);
+        let mut command = self.server.command("initdb");
+        command.args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions", &user]);
+        succeed(command.arg("--pgdata").arg(&new));
+        let settings = std::fs::read(data.join("postgresql.conf")).expect("read");
+        self.stop();
+        let programs = self.server.programs.clone();
+        let mut command = self.server.command("pg_upgrade");
+        command.arg("--old-bindir").arg(&programs).arg("--new-bindir").arg(&programs);
+        command.arg("--old-datadir").arg(&data).arg("--new-datadir").arg(&new);
+        succeed(command.args(["--link", &user]));
+        std::fs::write(new.join("postgresql.conf"), settings).expect("write");
+        std::fs::rename(&data, self.server.directory.join("old")).expect("rename");
+        std::fs::rename(&new, &data).expect("rename");
         self.start();
     }
 

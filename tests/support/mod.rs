@@ -6,6 +6,8 @@ pub(crate) mod copies;
 pub(crate) mod mirror;
 pub(crate) mod portal;
 pub(crate) mod process;
+#[cfg(feature = "failpoints")]
+pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod receiver;
 pub(crate) mod verify;

@@ -15,12 +15,14 @@ pub(crate) fn differences(portal: &Portal) -> String {
         let columns: Vec<String> = (table["columns"].as_array().expect("columns").iter())
             .filter(|column| column["generated"].is_null())
             .map(|column| quote(&text(&column["name"])))
-            .map(|name| format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END"))
+            .map(|name| format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"))
             .collect();
         let rows = |schema: &str, name: &str| {
             format!("SELECT ROW({})::text FROM {}.{}", columns.join(", "), quote(schema), quote(name))
         };
-        let source = rows(&text(&table["schema"]), &text(&table["name"]));
+        let only = if table["only"] == true { "ONLY " } else { "" };
+        let source =
+            rows(&text(&table["schema"]), &text(&table["name"])).replacen(" FROM ", &format!(" FROM {only}"), 1);
         let mirror = rows("portalhook_mirror", &text(&table["mirror"]));
         all += &portal.sql(&format!(
             "SELECT '{name}: only in the table:  ' || row FROM ({source} EXCEPT ALL {mirror}) AS d (row)

@@ -104,6 +104,8 @@ distinct_on|SELECT DISTINCT ON (p.tenant_id) p.id FROM app.posts p
 having|SELECT max(p.id) AS id FROM app.posts p HAVING count(*) > 1
 aggregate|SELECT max(p.id) AS id FROM app.posts p
 named_window|SELECT p.id, rank() OVER w AS r FROM app.posts p WINDOW w AS (ORDER BY p.id)
+aggregate_keyless|SELECT max(e.id) AS id FROM app.events e
+aggregate_keyless_deep|SELECT x.id FROM (SELECT count(*) AS id FROM app.events e) x
 grouped_view|SELECT g.post_id AS id FROM app.grouped g
 grouped_subquery|SELECT g.id FROM (SELECT v.post_id AS id FROM app.votes v GROUP BY v.post_id) g
 locking|SELECT p.id FROM app.posts p FOR UPDATE
@@ -148,6 +150,8 @@ const UNFOLLOWED_REASONS: &[(&str, &str)] = &[
     ("having", "aggregate in a subquery"),
     ("aggregate", "an aggregate without subquery"),
     ("named_window", "window function"),
+    ("aggregate_keyless", "an aggregate without subquery"),
+    ("aggregate_keyless_deep", "an aggregate without subquery"),
     ("grouped_view", "the view app.grouped that it reads: it has GROUP BY"),
     ("grouped_subquery", "it has GROUP BY"),
     ("locking", "it locks rows"),

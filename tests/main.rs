@@ -6,6 +6,7 @@ mod body;
 mod command_line;
 mod commands;
 mod connections;
+mod constructs;
 mod copies;
 #[cfg(feature = "failpoints")]
 mod crashes;
@@ -30,4 +31,5 @@ mod surroundings;
 mod switches;
 mod throughput;
 mod transactions;
+mod types;
 mod wide_tables;

@@ -65,7 +65,10 @@ impl<'p> Doubtful<'p> {
         let is_key = mapped.id_column.is_none_or(|column| table.key.contains(&column));
         let told_apart = id.is_none() || mapped.id_is_unique && is_key;
         let one_each = mapped.reads.is_empty() && !SETS.iter().any(|word| mapped.canonical.contains(word));
-        (!table.key.is_empty() && !(told_apart && one_each)).then_some(Self { plan, entity, table, id })
+        if table.key.is_empty() || told_apart && one_each {
+            return None;
+        }
+        Some(Self { plan, entity, table, id })
     }
 
     /// The live rows with their outputs, and `key` (as people read it), `id`, `rows` (of this key), and `rank` (among the

@@ -198,7 +198,7 @@ impl Advance {
             // In this order: an end is an end; flushed commits free the slot; what a copy asks for is short; then the stream.
             let first = tokio::select! {
                 biased;
-                _ = shutdown.wait_for(|now| *now) => return Ok(()),
+                () = told(&mut shutdown) => return Ok(()),
                 () = tokio::time::sleep(FLUSH_LOOK), if durable.is_waiting() && left.is_none() => {
                     durable.look(&sql, confirmed).await?;
                     continue;
@@ -242,7 +242,7 @@ impl Advance {
                     // Nobody waits minutes for its end: it comes again.
                     let advanced = tokio::select! {
                         biased;
-                        _ = shutdown.wait_for(|now| *now) => return Ok(()),
+                        () = told(&mut shutdown) => return Ok(()),
                         advanced = Box::pin(self.large(&sql, session, first, transactions)) => advanced,
                     };
                     let advanced = match advanced {
@@ -286,7 +286,7 @@ impl Advance {
         self.pause(session, why).await?;
         tokio::select! {
             biased;
-            _ = shutdown.wait_for(|now| *now) => return Ok(true),
+            () = told(shutdown) => return Ok(true),
             Some(command) = commands.recv() => self.obey(sql, session, command).await?,
             () = tokio::time::sleep(PAUSED_LOOK) => {}
         }
@@ -331,7 +331,7 @@ impl Advance {
         for part in parts(nets) {
             self.part(sql, part, operations, &mut group).await?;
         }
-        self.catch_up(sql, session, micros, &mut group).await?;
+        self.catch_up(sql, micros, &mut group).await?;
         operations::take(sql, numbers).await?;
         self.commit(sql, session, group, started_at).await
     }
@@ -474,4 +474,9 @@ fn offer(event: Recorded, day: &str) -> Committed {
         routes: event.routes,
         body: event.body,
     }
+}
+
+/// Until shutdown is asked for.
+async fn told(shutdown: &mut watch::Receiver<bool>) {
+    drop(shutdown.wait_for(|now| *now).await);
 }

@@ -165,12 +165,14 @@ impl Dispatcher {
                 Some(answer) = self.asked.next() => self.answered(answer?),
                 news = feed.next(), if self.draining.is_none() => self.heard(news),
                 Some(landed) = self.flights.next() => {
-                    self.landed(landed?);
+                    let mut touched: BTreeSet<i64> = self.landed(landed?).into_iter().collect();
                     // Those that came back with it: a turn of the loop for each would cost as much as landing it.
                     for _ in 0..LANDINGS_AT_ONCE {
                         let Some(landed) = self.flights.try_next() else { break };
-                        self.landed(landed?);
+                        touched.extend(self.landed(landed?));
                     }
+                    let now = Instant::now();
+                    touched.into_iter().for_each(|endpoint| self.pump(endpoint, now));
                 }
                 notice = notices.recv() => match notice {
                     Some(()) => self.reload_at = Instant::now(),

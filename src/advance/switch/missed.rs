@@ -1,18 +1,16 @@
 //! What the stream did not carry of a table: it was created anew, swapped by renaming, out of the publication, or a partition
 //! of it was truncated. Where the copy takes over, the mirror against the copy says what was missed, as after a gap.
 
-use std::collections::HashMap;
-
 use super::job::{self, Recording};
 use super::turn::Turn;
 use crate::advance::Advance;
 use crate::advance::group::Group;
-use crate::error::{Context as _, Result};
+use crate::error::Result;
 use crate::failpoint;
+use crate::mapping::plan::{Plan, Table};
 use crate::mirror::compare::Comparison;
-use crate::mirror::net::{Net, Write};
+use crate::mirror::net::Net;
 use crate::mirror::prepared::Prepared;
-use crate::session::Session;
 
 impl Advance {
     /// Makes the copies what the tables are at this position, and gives the old mirrors what they lack, with its events: they
@@ -20,7 +18,6 @@ impl Advance {
     pub(in crate::advance) async fn catch_up(
         &mut self,
         sql: &Prepared<'_>,
-        session: &Session,
         micros: i64,
         group: &mut Group,
     ) -> Result<()> {
@@ -34,42 +31,38 @@ impl Advance {
         if recording.useless.is_some() || recording.job.compared.is_empty() {
             return Ok(());
         }
-        session.batch_execute("SET LOCAL enable_seqscan = on").await.context("compare a copy with its mirror")?;
-        let writes = self.missed(session, recording).await?;
-        session.batch_execute("SET LOCAL enable_seqscan = off").await.context("compare a copy with its mirror")?;
-        if writes.is_empty() {
-            return Ok(());
-        }
         let net = Net {
             xid: group.checkpoint.xid,
             commit_lsn: group.checkpoint.lsn,
             end_lsn: group.checkpoint.lsn,
             commit_micros: micros,
-            writes,
+            writes: Vec::new(),
             operations: Vec::new(),
             truncated: Vec::new(),
         };
-        self.batch(sql, vec![net], &HashMap::new(), group).await
+        let plan = self.plan.clone();
+        let comparisons = comparisons(&plan, recording);
+        self.make_up(sql, &comparisons, net, "what the stream did not bring", group).await.map(drop)
     }
+}
 
-    async fn missed(&self, session: &Session, recording: &Recording) -> Result<Vec<Write>> {
-        let job = &recording.job;
-        let mut writes = Vec::new();
-        for copy in job.copied.iter().map(|&place| &job.plan.tables[place]) {
-            if !job.compared.contains(&copy.oid) {
-                continue;
-            }
-            let is_its = |old: &&crate::mapping::plan::Table| old.oid == copy.oid || old.called() == copy.called();
-            let Some(index) = self.plan.tables.iter().position(|old| is_its(&old)) else { continue };
-            let table = &self.plan.tables[index];
-            let stays = |name: &str| copy.columns.iter().any(|column| column.is_stored() && column.name == name);
-            if !table.columns.iter().filter(|column| column.is_stored()).all(|column| stays(&column.name)) {
-                tracing::warn!("{} has lost columns that were mirrored: what it missed gives no events", copy.called());
-                continue;
-            }
-            let comparison = Comparison { index, table, source: copy.mirror_name() };
-            writes.extend(comparison.differences(session, writes.len()).await?);
+/// The copies against the mirrors that were before them.
+fn comparisons<'p>(plan: &'p Plan, recording: &Recording) -> Vec<Comparison<'p>> {
+    let job = &recording.job;
+    let mut comparisons = Vec::new();
+    for copy in job.copied.iter().map(|&place| &job.plan.tables[place]) {
+        if !job.compared.contains(&copy.oid) {
+            continue;
         }
-        Ok(writes)
+        let is_its = |old: &&Table| old.oid == copy.oid || old.called() == copy.called();
+        let Some(index) = plan.tables.iter().position(|old| is_its(&old)) else { continue };
+        let table = &plan.tables[index];
+        let stays = |name: &str| copy.columns.iter().any(|column| column.is_stored() && column.name == name);
+        if !table.columns.iter().filter(|column| column.is_stored()).all(|column| stays(&column.name)) {
+            tracing::warn!("{} has lost columns that were mirrored: what it missed gives no events", copy.called());
+            continue;
+        }
+        comparisons.push(Comparison { index, table, source: copy.mirror_name() });
     }
+    comparisons
 }

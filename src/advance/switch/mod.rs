@@ -10,7 +10,7 @@ mod courtesy;
 pub(crate) mod job;
 mod large;
 mod missed;
-mod pause;
+pub(super) mod pause;
 pub(super) mod place;
 mod rebuild;
 pub(super) mod relation;

@@ -20,7 +20,7 @@ const BEGIN: &str = "
     INSERT INTO portalhook.switches (kind, why, problem, lsn) SELECT 'pause', $1, $1, $2::text::pg_lsn WHERE NOT EXISTS (SELECT FROM there)";
 
 /// The mapping has changed: `$1` is where the stream goes on.
-pub(super) const OVER: &str =
+pub(in crate::advance) const OVER: &str =
     "UPDATE portalhook.switches SET state = 'done', problem = NULL, lsn = $1::text::pg_lsn, finished_at = now()
     WHERE kind = 'pause' AND state <> 'done'";
 

@@ -13,14 +13,13 @@ use crate::failpoint;
 use crate::ledger::finish::{Batch, Finished, Status, Success};
 
 impl Dispatcher {
-    /// An attempt came back: its delivery is settled, or rests until it is tried again.
-    pub(super) fn landed(&mut self, landed: Landed) {
+    /// An attempt came back: its delivery is settled, or rests until it is tried again. Gives the endpoint, which has room for
+    /// another one.
+    pub(super) fn landed(&mut self, landed: Landed) -> Option<i64> {
         let now = Instant::now();
         let Landed { endpoint: id, position, attempted_at, outcome } = landed;
-        let Some(outlet) = self.outlets.get_mut(&id) else { return };
-        let Some((attempts, delivery)) = outlet.lane.get(position).map(|(made, entry)| (made, entry.clone())) else {
-            return;
-        };
+        let outlet = self.outlets.get_mut(&id)?;
+        let (attempts, delivery) = outlet.lane.get(position).map(|(made, entry)| (made, entry.clone()))?;
         self.landed.insert((id, position), false);
         self.count_at.get_or_insert(now + COUNT_AFTER);
         outlet.recorded(position);
@@ -71,7 +70,7 @@ impl Dispatcher {
             }
         }
         self.flush_at.get_or_insert(now + FLUSH_AFTER);
-        self.pump(id, now);
+        Some(id)
     }
 
     /// What a failure means for the delivery and for its endpoint.

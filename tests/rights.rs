@@ -90,7 +90,8 @@ fn temporary_tables_that_public_may_not_make_are_granted_and_missed() {
     assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
 
     portal.sql(&format!("REVOKE TEMPORARY ON DATABASE \"{name}\" FROM \"{role}\""));
-    let missing = format!("may not make temporary tables, in which large transactions are staged  — fix: GRANT {grant}");
+    let missing =
+        format!("may not make temporary tables, in which large transactions are staged  — fix: GRANT {grant}");
     assert!(checked(&portal).contains(&missing), "{}", checked(&portal));
 }
 

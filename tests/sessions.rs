@@ -1,7 +1,7 @@
 //! Whatever the session of an operator is set to, our functions, triggers and views do the same.
 
 use crate::support::portal::{Portal, SECRET};
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Received, Receiver};
 
 /// Of a session, or of its role or database; `hostile` shadows what our functions call.
 const SETTINGS: &str = "
@@ -57,7 +57,7 @@ fn an_operators_session_may_be_set_to_anything() {
     );
     sql("UPDATE public.posts SET title = 'After' WHERE id = 99");
     let events = portal.events(&receiver, endpoint);
-    let names: Vec<String> = events.iter().map(|event| event.event()).collect();
+    let names: Vec<String> = events.iter().map(Received::event).collect();
     assert_eq!(names, ["roadmap.published", "post.status_changed", "post.updated"]);
     assert_eq!(events[0].json()["data"]["path"], "a\\b");
     assert_eq!(events[2].data("/post/author/path"), "a\\b");

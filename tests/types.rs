@@ -19,7 +19,9 @@ const TYPES: &str = r#"
 "#;
 
 /// Type, a value in SQL, and the JSON that a body has for it.
-const VALUES: &[(&str, &str, &str)] = &[
+type Example = (&'static str, &'static str, &'static str);
+
+const VALUES: &[Example] = &[
     ("app.addr", r#"ROW('a "b", c', NULL)"#, r#""(\"a \"\"b\"\", c\",)""#),
     ("app.addr", "ROW(NULL, NULL)", r#""(,)""#),
     ("app.addr", "NULL", "null"),
@@ -126,13 +128,13 @@ fn a_value_of_every_type_is_the_same_from_the_copy_and_from_the_stream() {
         .filter(|name| !absent.contains(name))
         .map(|name| format!("CREATE EXTENSION {name};"))
         .collect();
-    let values: Vec<(String, &(&str, &str, &str))> = VALUES
+    let values: Vec<(String, &Example)> = VALUES
         .iter()
         .filter(|(of, ..)| !absent.iter().any(|name| of.starts_with(name)))
         .enumerate()
         .map(|(place, value)| (format!("c{place} {}", value.0.replace('"', "")), value))
         .collect();
-    let columns = |each: &dyn Fn(&str, &(&str, &str, &str)) -> String| {
+    let columns = |each: &dyn Fn(&str, &Example) -> String| {
         values.iter().map(|(name, value)| each(name, value)).collect::<Vec<_>>().join(", ")
     };
     const TABLE: &str = r#""an ""odd"" schema.x"."select ""from"" ü.y""#;

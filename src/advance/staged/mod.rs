@@ -128,11 +128,7 @@ impl Advance {
     }
 
     /// All is staged: takes the mirror there, and adds the events to the group.
-    async fn take_staged<'s, 'a>(
-        &mut self,
-        mut staged: Staged<'s, 'a>,
-        group: &mut Group,
-    ) -> Result<Staged<'s, 'a>> {
+    async fn take_staged<'s, 'a>(&mut self, mut staged: Staged<'s, 'a>, group: &mut Group) -> Result<Staged<'s, 'a>> {
         if self.plan.reads_clock() {
             tell_time(staged.sql, &staged.net).await?;
         }

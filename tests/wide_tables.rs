@@ -72,3 +72,28 @@ fn a_select_nested_deeper_than_it_can_be_read_is_refused_in_words() {
         assert!(output.status.code() == Some(64), "{depth}: {:?} {said:.400}", output.status);
     }
 }
+
+#[test]
+fn so_is_one_that_replaces_a_mapping_that_runs() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    let update = |depth: usize| {
+        let nested = format!("{}status{}", "coalesce((".repeat(depth), "), '')".repeat(depth));
+        format!(
+            "UPDATE portalhook.mapping SET query = $q$SELECT id, title, description, {nested} AS status, user_id AS author,
+             portal_id AS portal, created_at FROM public.posts$q$ WHERE entity = 'posts'"
+        )
+    };
+    let said = portal.database.sql_error(&update(20_000));
+    assert!(said.contains("posts: PostgreSQL cannot run this SELECT: "), "{said:.300}");
+    portal.sql(&update(60));
+    portal.wait_for_outcome("SELECT count(*) > 0 FROM portalhook.switches WHERE problem LIKE '%nested too deeply%'");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"], "the mapping before goes on");
+    let checked = portal.command(&["check", "--admin-url", &portal.database.owner_url()]);
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(said.contains("nested too deeply"), "{said}");
+    daemon.terminate();
+}

@@ -85,8 +85,9 @@ pub(crate) enum Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {
     Whole(Transaction),
-    /// Changes of a large transaction, of which more follow; nothing else comes in between. It has committed.
-    Part(Vec<Change>),
+    /// Changes of a large transaction with this id (64 bits), of which more follow; nothing else comes in between. It has
+    /// committed.
+    Part(u64, Vec<Change>),
     /// The last changes of a large transaction, maybe none.
     Last(Transaction),
 }

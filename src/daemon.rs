@@ -136,6 +136,11 @@ async fn supervise(
                 wait = FIRST_WAIT;
                 continue;
             }
+            Err(error) if error.kind() == Kind::Again => {
+                tracing::info!("{error:?}: going on from the checkpoint");
+                figures.set_state(State::Starting);
+                continue;
+            }
             Err(error) if !figures.has_streamed() || is_final(&error) => return Err(error),
             Err(error) => error,
         };

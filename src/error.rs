@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Unavailable,
     /// Another process owns the capture now: this one must stop writing.
     Fenced,
+    /// Nothing is wrong: what goes on has to begin anew at the checkpoint.
+    Again,
     /// Anything else.
     Failed,
 }
@@ -65,7 +67,7 @@ impl Error {
         match self.kind {
             Kind::Usage => 64,
             Kind::Unavailable => 69,
-            Kind::Fenced | Kind::Failed => 1,
+            Kind::Fenced | Kind::Again | Kind::Failed => 1,
         }
     }
 
@@ -79,6 +81,18 @@ impl Error {
             cause = error.source();
         }
         self.postgres().map(tokio_postgres::error::DbError::code)
+    }
+
+    /// A cause of this type, if the chain holds one.
+    pub(crate) fn cause<T: StdError + 'static>(&self) -> Option<&T> {
+        let mut cause: Option<&(dyn StdError + 'static)> = self.source();
+        while let Some(error) = cause {
+            if let Some(found) = error.downcast_ref::<T>() {
+                return Some(found);
+            }
+            cause = error.source();
+        }
+        None
     }
 
     /// PostgreSQL's own report of the error, if the chain holds one.

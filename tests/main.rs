@@ -22,6 +22,7 @@ mod operators;
 mod oracle;
 mod outages;
 mod parts;
+mod pauses;
 mod rights;
 mod service;
 mod sessions;

@@ -271,6 +271,27 @@ fn the_admin_port_tells_health_and_figures() {
 }
 
 #[test]
+fn a_paused_stream_is_said_at_the_admin_port_and_to_the_manager() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let manager = Manager::new();
+    let daemon = manager.start(&portal);
+    let address = admin(&daemon);
+    portal.sql(
+        "ALTER TABLE votes RENAME user_id TO voter_id; INSERT INTO votes (id, post_id, voter_id) VALUES (1, 99, 49);",
+    );
+    manager.hears("STATUS=PAUSED (portalhook status says why)");
+    let (status, body) = get(&address, "/health");
+    assert_eq!((status, body.lines().count()), (503, 1), "{body}");
+    assert!(body.contains("is called voter_id now"), "{body}");
+    portal.sql("UPDATE portalhook.mapping SET query = replace(query, 'user_id', 'voter_id') WHERE entity = 'votes'");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    manager.hears("STATUS=streaming, ");
+    assert_eq!(get(&address, "/health").0, 200);
+}
+
+#[test]
 fn an_admin_port_that_is_taken_is_a_warning() {
     let portal = Portal::sample();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");

@@ -28,7 +28,7 @@ GRANT SELECT ON portalhook.recent_deliveries, portalhook.pending, portalhook.fai
 -- Changes of the mapping and fresh copies: what is under way, and what needs the owner for it.
 GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.switches TO {role};
 GRANT EXECUTE ON FUNCTION portalhook.request_copy(oid[], text), portalhook.announce_switch(text), portalhook.follow_mapping(),
-    portalhook.show_entity(text, text[]) TO {role};
+    portalhook.show_entity(text, text[]), portalhook.castable(text, text) TO {role};
 
 -- What it remembers of the application's tables, and what it may have mended there: by functions that touch no others.
 GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.catalog TO {role};

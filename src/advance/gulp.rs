@@ -118,12 +118,12 @@ mod tests {
     #[tokio::test]
     async fn a_large_transaction_is_no_part_of_a_group() {
         let (sender, mut receiver) = capture::channel(1000);
-        for arrival in [Arrival::Whole(transaction(1)), Arrival::Whole(transaction(2)), Arrival::Part(Vec::new())] {
+        for arrival in [Arrival::Whole(transaction(1)), Arrival::Whole(transaction(2)), Arrival::Part(3, Vec::new())] {
             assert!(sender.try_send(arrival, 1).expect("open").is_none());
         }
         let mut left = None;
         let Some((Arrival::Whole(first), bytes)) = next(&mut left, &mut receiver).await else { panic!("no first") };
         assert_eq!(gulp(first, bytes, &mut receiver, &mut left).await.len(), 2);
-        assert_eq!(next(&mut left, &mut receiver).await, Some((Arrival::Part(Vec::new()), 0)));
+        assert_eq!(next(&mut left, &mut receiver).await, Some((Arrival::Part(3, Vec::new()), 0)));
     }
 }

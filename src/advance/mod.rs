@@ -20,7 +20,7 @@ mod states;
 mod surroundings;
 pub(crate) mod switch;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,10 +32,12 @@ pub(crate) use self::gap::Gap;
 use self::group::Group;
 use self::gulp::{gulp, next};
 use self::operations::Operation;
-use self::switch::Command;
 use self::switch::job::Recording;
+use self::switch::pause::Meanwhile;
 use self::switch::place::Piece;
-use self::switch::turn::Turn;
+use self::switch::relation::Known;
+use self::switch::turn::Adopted;
+use self::switch::{Ahead, Command};
 use crate::capture;
 use crate::change::{Arrival, Change, Relation, Transaction};
 use crate::error::{Context as _, Error, Result};
@@ -63,9 +65,6 @@ const FLUSH_LOOK: Duration = Duration::from_millis(100);
 
 /// The same while transactions arrive without a pause.
 const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
-
-/// How often the mapping is looked at while the stream waits for it to be changed.
-const PAUSED_LOOK: Duration = Duration::from_millis(500);
 
 /// Plans must not be made from what an empty mirror looked like; the stream redelivers what a crash takes back.
 const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
@@ -111,13 +110,19 @@ pub(crate) struct Advance {
     /// The `pg_snapshot` in which the mapping was read for the plan, if it was read apart from the stream.
     seen: Option<String>,
     /// Tables as the stream describes them, where that was held against the plan.
-    known: HashMap<u32, Arc<Relation>>,
+    known: HashMap<u32, Known>,
+    /// How far the plan is ahead of the stream.
+    ahead: Ahead,
+    /// Tables whose changes are left out until they are copied afresh (`pg_class.oid`).
+    skipped: HashSet<u32>,
     /// A copy that is under way.
     recording: Option<Recording>,
     /// The pause that was told last.
     paused: Option<String>,
-    /// What has to come before a large transaction that was begun too early.
-    before_large: Option<Turn>,
+    /// A pause is noted in `portalhook.switches`.
+    is_paused: bool,
+    /// The description at which a large transaction that was begun too early cannot go on.
+    stopped: Option<Arc<Relation>>,
 }
 
 impl Advance {
@@ -125,7 +130,7 @@ impl Advance {
     pub(crate) async fn load(session: &Session, settings: Settings) -> Result<Self> {
         session.batch_execute(SETTINGS).await.context("prepare the write session")?;
         let checkpoint = Checkpoint::take(session).await?;
-        let (plan, seen) = switch::load_plan(session).await?;
+        let (plan, seen, ahead) = switch::load_plan(session).await?;
         let day = partitions::prepare(session, 2).await?;
         let rows = session
             .query("SELECT endpoint, events, portal, sequence FROM portalhook.routes", &[])
@@ -151,16 +156,20 @@ impl Advance {
             plan,
             seen,
             known: HashMap::new(),
+            ahead,
+            skipped: switch::resync::skipped(session).await?,
             recording: None,
             paused: None,
-            before_large: None,
+            is_paused: false,
+            stopped: None,
         };
         loaded.follow_labels(session).await?;
         Ok(loaded)
     }
 
     /// Goes on with another plan, which is in force now; nothing that was made from the old one stays.
-    fn adopt(&mut self, plan: Plan, seen: Option<String>) -> Result<()> {
+    fn adopt(&mut self, adopted: Adopted) -> Result<()> {
+        let Adopted { plan, seen, ahead } = adopted;
         self.selects = selects(&plan, self.settings.max_body);
         self.shapes = shapes(&self.selects)?;
         self.mirrors = plan.tables.iter().map(MirrorSql::new).collect();
@@ -169,8 +178,8 @@ impl Advance {
         self.cache = Cache::new(self.settings.cache);
         self.counters = CounterRows::default();
         self.known.clear();
-        self.paused = None;
-        self.plan = plan;
+        (self.paused, self.is_paused) = (None, false);
+        (self.plan, self.ahead) = (plan, ahead);
         self.seen = seen.or_else(|| self.seen.take());
         Ok(())
     }
@@ -190,10 +199,14 @@ impl Advance {
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<()> {
         let sql = Prepared::new(session);
-        let mut durable = Durable::default();
         let mut looked = Instant::now();
         let mut left: Option<Arrival> = None;
-        self.resume(&sql, session).await?;
+        let mut durable = Durable::default();
+        let meanwhile =
+            Meanwhile { commands: &mut *commands, shutdown: &mut shutdown, durable: &mut durable, confirmed };
+        if self.resume(&sql, session, meanwhile).await? {
+            return Ok(());
+        }
         loop {
             // In this order: an end is an end; flushed commits free the slot; what a copy asks for is short; then the stream.
             let first = tokio::select! {
@@ -217,39 +230,47 @@ impl Advance {
                     let operations = operations::read(&sql, &announced(&taken)).await?;
                     while !taken.is_empty() {
                         let piece = self.piece(session, &mut taken, &operations).await?;
+                        let mut meanwhile =
+                            Meanwhile { commands, shutdown: &mut shutdown, durable: &mut durable, confirmed };
                         if let Some(why) = &piece.pause {
-                            if self.wait(&sql, session, why, commands, &mut shutdown).await? {
+                            if self.wait(&sql, session, why, &mut meanwhile).await? {
                                 return Ok(());
                             }
-                            durable.look(&sql, confirmed).await?;
                             continue;
                         }
                         let advanced = match self.group(&sql, session, piece, &operations).await {
-                            Err(error) => return Err(self.cannot_evaluate(&sql, session, error).await),
+                            Err(error) => return self.stand_still(&sql, session, error, meanwhile).await,
                             Ok(advanced) => advanced,
                         };
+                        self.goes_on(session).await?;
                         self.pass_on(advanced, &mut durable, feed);
                     }
                 }
-                Some((Arrival::Part(first), _)) => {
+                Some((Arrival::Part(xid, first), _)) => {
                     failpoint::hit("received");
-                    while let Some(why) = self.prepare_for(&sql, session, &first).await? {
-                        if self.wait(&sql, session, &why, commands, &mut shutdown).await? {
+                    while let Some(why) = self.prepare_for(&sql, session, &first, xid).await? {
+                        let mut meanwhile =
+                            Meanwhile { commands, shutdown: &mut shutdown, durable: &mut durable, confirmed };
+                        if self.wait(&sql, session, &why, &mut meanwhile).await? {
                             return Ok(());
                         }
-                        durable.look(&sql, confirmed).await?;
                     }
                     // Nobody waits minutes for its end: it comes again.
                     let advanced = tokio::select! {
                         biased;
                         () = told(&mut shutdown) => return Ok(()),
-                        advanced = Box::pin(self.large(&sql, session, first, transactions)) => advanced,
+                        advanced = Box::pin(self.large(&sql, session, xid, first, transactions)) => advanced,
                     };
                     let advanced = match advanced {
-                        Err(error) => return Err(self.turn_before(&sql, session, error).await),
+                        Err(error) => {
+                            let meanwhile =
+                                Meanwhile { commands, shutdown: &mut shutdown, durable: &mut durable, confirmed };
+                            return self.turn_before(&sql, session, error, meanwhile).await;
+                        }
                         Ok(advanced) => advanced,
                     };
                     let Some(advanced) = advanced else { return Ok(()) };
+                    self.goes_on(session).await?;
                     self.pass_on(advanced, &mut durable, feed);
                 }
                 Some((Arrival::Last(_), _)) => return Err(Error::failed("a transaction ended that had not begun")),
@@ -274,25 +295,6 @@ impl Advance {
         }
     }
 
-    /// Waits a moment while the stream is paused; true: an end is wanted.
-    async fn wait(
-        &mut self,
-        sql: &Prepared<'_>,
-        session: &Session,
-        why: &str,
-        commands: &mut mpsc::Receiver<Command>,
-        shutdown: &mut watch::Receiver<bool>,
-    ) -> Result<bool> {
-        self.pause(session, why).await?;
-        tokio::select! {
-            biased;
-            () = told(shutdown) => return Ok(true),
-            Some(command) = commands.recv() => self.obey(sql, session, command).await?,
-            () = tokio::time::sleep(PAUSED_LOOK) => {}
-        }
-        Ok(false)
-    }
-
     /// One group commit of whole transactions.
     async fn group(
         &mut self,
@@ -310,7 +312,8 @@ impl Advance {
         }
         let silent =
             nets.iter().all(|net| net.writes.is_empty() && net.operations.is_empty() && net.truncated.is_empty());
-        if silent && kept.is_empty() && turn.is_none() {
+        // Where the plan is ahead, nothing before this may come again: it would be read in words that are over.
+        if silent && kept.is_empty() && turn.is_none() && !self.is_ahead() {
             // The slot moves on; the checkpoint can stay, since reading these again would give nothing again.
             let end = nets.last().map_or(self.checkpoint.lsn, |last| last.end_lsn);
             return Ok(Advanced { end, events: Some(Vec::new()), written: None });

@@ -126,7 +126,7 @@ impl Assembler {
         let open = self.open.as_mut().filter(|open| open.bytes > self.part)?;
         open.large = true;
         let bytes = std::mem::take(&mut open.bytes) + std::mem::take(&mut open.apart);
-        Some(Assembled { arrival: Arrival::Part(std::mem::take(&mut open.changes)), bytes })
+        Some(Assembled { arrival: Arrival::Part(open.xid, std::mem::take(&mut open.changes)), bytes })
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn, commit_micros: i64) -> Result<Assembled> {
@@ -314,7 +314,7 @@ mod tests {
         for message in messages {
             let Some(assembled) = assembler.take(message).expect("in order") else { continue };
             let changes = match assembled.arrival {
-                Arrival::Part(changes) => changes,
+                Arrival::Part(_, changes) => changes,
                 Arrival::Last(transaction) => {
                     assert_eq!((transaction.xid, transaction.end_lsn), (7, Lsn(18)));
                     transaction.changes

@@ -235,7 +235,7 @@ impl<'a> Reader<'a> {
             }
             Arrival::Whole(transaction) | Arrival::Last(transaction) => self.progress.hand(transaction.end_lsn),
             // Its end is not known yet; nothing passes before that.
-            Arrival::Part(_) => {}
+            Arrival::Part(..) => {}
         }
         let refused = self.transactions.try_send(arrival, bytes).map_err(|Closed| nobody())?;
         self.waiting = refused.map(|arrival| Assembled { arrival, bytes });

@@ -45,6 +45,14 @@ pub(super) async fn plan(client: &Client, findings: &mut Vec<Finding>) -> Result
     Ok(Some(plan))
 }
 
+/// Why the stream stands still, if it does.
+pub(super) async fn pause(client: &Client) -> Result<Option<Finding>> {
+    let sql = "SELECT problem FROM portalhook.switches WHERE kind = 'pause' AND state <> 'done' ORDER BY id LIMIT 1";
+    let row = client.query_opt(sql, &[]).await.context("look for a pause")?;
+    let fix = "change the mapping as it says: the stream then goes on by itself";
+    Ok(row.map(|row| Finding::fail(format!("the stream is paused: {}", row.get::<_, &str>(0)), fix)))
+}
+
 /// Has PostgreSQL read the mapping again, with the owner's rights: what it says now, what it warns of, and whether it still
 /// comes to the same plan.
 pub(super) async fn read_again(admin_url: &str, plan: &Plan) -> Result<Vec<Finding>> {

@@ -97,6 +97,7 @@ pub(crate) async fn examine(config: &Config, admin_url: Option<&str>) -> Result<
     findings.extend(origin::findings(&session, session.database()).await?);
     findings.extend(role::grants(&session).await?);
     findings.extend(slot_findings);
+    findings.extend(mapping::pause(&session).await?);
     if let Some(plan) = mapping::plan(&session, &mut findings).await? {
         examine_tables(&session, config, &plan, database.role(), &mut findings).await?;
         if let Some(url) = admin_url {

@@ -8,13 +8,28 @@ use super::net::{Key, Mirrored, Write, stored_columns};
 use super::pieces;
 use super::prepared::{Owned, Prepared, quote};
 use crate::change::{Row, TupleData};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::mapping::plan::{Plan, Table};
 use crate::mapping::record;
+
+/// The mirror of this table (`pg_class.oid`) lacks rows that the stream changes.
+#[derive(Debug)]
+pub(crate) struct Lacking {
+    pub(crate) table: u32,
+}
+
+impl std::fmt::Display for Lacking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("only a fresh copy has them")
+    }
+}
+
+impl std::error::Error for Lacking {}
 
 /// The texts of one mirror's statements. Every parameter is an array, one element a row.
 pub(crate) struct MirrorSql {
     name: String,
+    oid: u32,
     columns: usize,
     /// Positions of the key's columns among the stored ones.
     key: Vec<usize>,
@@ -140,6 +155,7 @@ impl MirrorSql {
         let first_key = key.first().map(|&position| name(position)).unwrap_or_default();
         Self {
             name: format!("{}.{}", table.schema, table.name),
+            oid: table.oid,
             columns: stored.len(),
             rows: format!("unnest({all_arrays}) AS u({all_names})"),
             flagged_rows: format!("unnest({flagged_arrays}) AS u({flagged_names})"),
@@ -280,11 +296,9 @@ impl MirrorSql {
         if touched == wanted {
             return Ok(());
         }
-        Err(Error::failed(format!(
-            "the mirror of {} lacks {} of the {wanted} rows that the stream {what}: run portalhook setup to copy it afresh",
-            self.name,
-            wanted.saturating_sub(touched),
-        )))
+        let lacking = wanted.saturating_sub(touched);
+        let message = format!("the mirror of {} lacks {lacking} of {wanted} rows that the stream {what}", self.name);
+        Err(Error::because(Kind::Failed, message, Lacking { table: self.oid }))
     }
 
     fn key_of(&self, image: &Row) -> Result<Key> {

@@ -166,7 +166,7 @@ pub(crate) async fn store_plan(client: &Client, plan: &Plan) -> Result<()> {
     client
         .execute(
             "INSERT INTO portalhook.plan (plan) VALUES ($1::text::jsonb)
-             ON CONFLICT (one) DO UPDATE SET plan = excluded.plan, made_at = now()",
+             ON CONFLICT (one) DO UPDATE SET plan = excluded.plan, made_at = now(), ahead = NULL",
             &[&plan],
         )
         .await

@@ -131,6 +131,8 @@ pub(crate) struct Netting {
     tables: HashMap<u32, usize>,
     layouts: Vec<Layout>,
     projections: HashMap<u32, Projection>,
+    /// Earlier descriptions, with where they have each stored column.
+    accepted: Vec<(Arc<Relation>, Vec<Option<usize>>)>,
     /// Values of enums that were renamed: table, column and old name; what was committed up to `renamed_until` may have it.
     renamed: HashMap<RenamedValue, String>,
     renamed_until: crate::lsn::Lsn,
@@ -152,8 +154,8 @@ struct Layout {
 struct Projection {
     relation: Arc<Relation>,
     table: usize,
-    /// For each stored column its position in the relation.
-    columns: Vec<usize>,
+    /// For each stored column its position in the relation; `None`: it was not there yet.
+    columns: Vec<Option<usize>>,
 }
 
 impl Netting {
@@ -185,6 +187,7 @@ impl Netting {
             tables,
             layouts,
             projections: HashMap::new(),
+            accepted: Vec::new(),
             renamed: HashMap::new(),
             renamed_until: crate::lsn::Lsn::ZERO,
             at: crate::lsn::Lsn::ZERO,
@@ -248,7 +251,8 @@ impl Netting {
         match change {
             Change::Insert { relation, new } => {
                 let Some(table) = self.project(&relation)? else { return Ok(Vec::new()) };
-                let image = self.image(table, &relation, new)?;
+                let mut image = self.image(table, &relation, new)?;
+                fill_unsent_with_null(&mut image);
                 if self.layouts[table].key.is_empty() {
                     rows.bag.add(table, image, 1, place);
                 } else {
@@ -305,6 +309,11 @@ impl Netting {
         if self.projections.get(&relation.oid).is_some_and(|known| Arc::ptr_eq(&known.relation, relation)) {
             return Ok(Some(table));
         }
+        if let Some((_, columns)) = self.accepted.iter().find(|(accepted, _)| Arc::ptr_eq(accepted, relation)) {
+            let projection = Projection { relation: Arc::clone(relation), table, columns: columns.clone() };
+            self.projections.insert(relation.oid, projection);
+            return Ok(Some(table));
+        }
         let layout = &self.layouts[table];
         let columns = layout
             .stored
@@ -317,11 +326,16 @@ impl Netting {
                         layout.name
                     ))
                 })?;
-                Ok(found)
+                Ok(Some(found))
             })
             .collect::<Result<Vec<_>>>()?;
         self.projections.insert(relation.oid, Projection { relation: Arc::clone(relation), table, columns });
         Ok(Some(table))
+    }
+
+    /// Reads rows of these earlier descriptions, too: for each stored column the place where they have it.
+    pub(crate) fn accept(&mut self, earlier: Vec<(Arc<Relation>, Vec<Option<usize>>)>) {
+        self.accepted = earlier;
     }
 
     /// From now on values in transactions up to a position have their new names.
@@ -358,7 +372,9 @@ impl Netting {
         let mut image: Row = projection
             .columns
             .iter()
-            .map(|&index| {
+            .map(|index| {
+                // What the mirror has of it by now stays.
+                let Some(index) = *index else { return Ok(TupleData::UnchangedToast) };
                 row.get_mut(index)
                     .map(|value| std::mem::replace(value, TupleData::Null))
                     .ok_or_else(|| Error::failed(format!("a row of {} is too short", self.layouts[table].name)))
@@ -480,6 +496,13 @@ impl Rows {
         writes.extend(self.bag.into_writes());
         writes.sort_by_key(|write| write.place);
         writes
+    }
+}
+
+/// A new row has no value that was not sent.
+fn fill_unsent_with_null(image: &mut Row) {
+    for value in image.iter_mut().filter(|value| **value == TupleData::UnchangedToast) {
+        *value = TupleData::Null;
     }
 }
 

@@ -87,6 +87,7 @@ impl Advance {
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
+        xid: u64,
         first: Vec<Change>,
         transactions: &mut capture::Receiver,
     ) -> Result<Option<Advanced>> {
@@ -97,7 +98,8 @@ impl Advance {
         tables::begin(sql).await?;
         let mut pace = Pace::new("a large transaction");
         let mut writes = Writes::new(sql);
-        let Some(last) = self.stage(session, &mut writes, first, transactions, &mut pace).await? else {
+        let Some(last) = self.stage(session, &mut writes, Arrival::Part(xid, first), transactions, &mut pace).await?
+        else {
             return Ok(None);
         };
         let started_at = self.checkpoint.position;
@@ -147,18 +149,20 @@ impl Advance {
         &mut self,
         session: &Session,
         writes: &mut Writes<'_, '_>,
-        first: Vec<Change>,
+        first: Arrival,
         transactions: &mut capture::Receiver,
         pace: &mut Pace,
     ) -> Result<Option<Transaction>> {
-        let mut next = Some(Arrival::Part(first));
+        let mut next = Some(first);
         while let Some(arrival) = next {
-            let (changes, last) = match arrival {
-                Arrival::Part(changes) => (changes, None),
-                Arrival::Last(mut transaction) => (std::mem::take(&mut transaction.changes), Some(transaction)),
+            let (xid, mut changes, last) = match arrival {
+                Arrival::Part(xid, changes) => (xid, changes, None),
+                Arrival::Last(mut transaction) => {
+                    (transaction.xid, std::mem::take(&mut transaction.changes), Some(transaction))
+                }
                 Arrival::Whole(_) => return Err(Error::failed("a transaction came inside another")),
             };
-            self.check_part(session, &changes).await?;
+            self.check_part(session, &mut changes, xid).await?;
             let place = writes.changes;
             writes.changes += changes.len();
             for step in self.netting.part(changes, place)? {

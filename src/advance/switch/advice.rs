@@ -11,7 +11,7 @@ pub(super) async fn advise<'a>(
     client: &Client,
     plan: &Plan,
     table: &Table,
-    missing: &[&str],
+    missing: &[String],
     columns: impl Iterator<Item = &'a str>,
 ) -> Result<String> {
     const NOW: &str =
@@ -25,7 +25,7 @@ pub(super) async fn advise<'a>(
         let number = table.columns.iter().find(|column| column.name == *name).map_or(0, |column| column.number);
         let now = client.query_opt(NOW, &[&table.oid, &number]).await.context("look for a renamed column")?;
         let now: Option<String> = now.map(|row| row.get(0));
-        match now.filter(|now| columns.contains(&now.as_str()) && now != name) {
+        match now.filter(|now| now != name) {
             Some(now) => {
                 problems.push(format!("column {name} of {title}, which the mapping reads, is called {now} now"));
                 for entity in plan.entities.iter().filter(|entity| place.is_some() && reads(entity, place)) {

@@ -14,7 +14,7 @@ use super::courtesy::giving_way;
 use super::job::Job;
 use super::place::needs_copies;
 use super::snapshot::Snapshot;
-use super::{Adoption, Command, load_plan};
+use super::{Adoption, Command, load_plan, pause};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
@@ -123,7 +123,7 @@ impl Copier<'_> {
     }
 
     async fn take(&self, session: &Session, requests: &[Request]) -> Result<()> {
-        let (before, _) = load_plan(session).await?;
+        let (before, ..) = load_plan(session).await?;
         let afresh: Vec<u32> = requests.iter().flat_map(|request| request.tables.iter().copied()).collect();
         let mirrors = Mirrors { before: Some(&before), afresh: &afresh, by_daemon: true };
         let (plan, seen) = match newest(session, &mirrors).await {
@@ -137,8 +137,18 @@ impl Copier<'_> {
                 (read::read_over(session, &Source::all_settled(&before), &mirrors).await?, None)
             }
         };
-        let requests: Vec<&Request> = requests.iter().filter(|request| seen.is_some() || !request.is_mapping).collect();
-        let copied = needs_copies(&before, &plan);
+        let mut requests: Vec<&Request> =
+            requests.iter().filter(|request| seen.is_some() || !request.is_mapping).collect();
+        let mut copied = needs_copies(&before, &plan);
+        // A paused stream takes the newest mapping where it stands, and only what nobody has mirrored is copied for that.
+        let at_pause = requests.iter().any(|request| request.is_mapping) && pause::is_paused(session).await?;
+        if at_pause {
+            copied = pause::needs_tables(&before, &plan);
+            requests.retain(|request| request.is_mapping);
+            if copied.is_empty() {
+                return Err(Error::failed("the stream is paused, and the mapping takes effect where it stands"));
+            }
+        }
         let ids = requests.iter().map(|request| request.id).collect();
         if copied.is_empty() {
             return self
@@ -157,6 +167,7 @@ impl Copier<'_> {
             copied: copied.clone(),
             compared: requests.iter().flat_map(|request| request.compared.iter().copied()).collect(),
             requests: ids,
+            at_pause,
             earlier,
             snapshot: Arc::clone(&snapshot),
             done,
@@ -174,6 +185,9 @@ impl Copier<'_> {
         }
         session.batch_execute("COMMIT").await.context("commit a copy")?;
         failpoint::hit("copy_committed");
+        if at_pause {
+            self.tell_heart(Command::Landed(attempt)).await?;
+        }
         let lsn: Lsn = hears.await.map_err(|_| Error::failed("the heart has stopped"))??;
         tracing::info!(%lsn, "{}: in force from here on", whys_of(&requests));
         Ok(())
@@ -345,8 +359,14 @@ async fn tidy(session: &mut Session) -> Result<()> {
     const FUNCTIONS: &str =
         "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'portalhook_mirror'::regnamespace
         AND proname LIKE 'id\\_of\\_%' AND proname <> ALL ($1)";
-    let (plan, _) = load_plan(session).await?;
-    Show::renew(session, &plan).await?;
+    let (plan, ..) = load_plan(session).await?;
+    if let Err(error) = Show::renew(session, &plan).await {
+        // Where the mapping cannot be run, the pause says so.
+        if session.is_closed() || !pause::is_paused(session).await? {
+            return Err(error);
+        }
+        tracing::debug!("{error:?}");
+    }
     let mirrors: Vec<&str> = plan.tables.iter().map(|table| table.mirror.as_str()).collect();
     let functions: Vec<&str> =
         plan.entities.iter().filter_map(|entity| Some(entity.id_function.as_ref()?.name.as_str())).collect();

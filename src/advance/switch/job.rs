@@ -41,6 +41,8 @@ pub(crate) struct Job {
     pub(crate) compared: Vec<u32>,
     /// Rows of `portalhook.switches` that are done with it.
     pub(crate) requests: Vec<i64>,
+    /// The stream waits for it: it takes effect where that stands.
+    pub(crate) at_pause: bool,
     /// What was committed before anything began: the copy sees it for certain.
     pub(crate) earlier: Snapshot,
     /// What the copy sees, once that is known.
@@ -90,6 +92,13 @@ enum Value {
     /// `false`: not sent.
     Sent(bool),
     Null,
+}
+
+impl Job {
+    /// Whether it copies a table (`pg_class.oid`).
+    pub(super) fn copies(&self, table: u32) -> bool {
+        self.copied.iter().any(|&place| self.plan.tables[place].oid == table)
+    }
 }
 
 impl Recording {

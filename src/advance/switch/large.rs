@@ -1,10 +1,11 @@
 //! Large transactions, which come in parts, against the plan: what they need has to be in force before the first part is staged.
 
+use super::pause::Meanwhile;
 use super::place::Piece;
 use super::relation::Fit;
 use crate::advance::Advance;
 use crate::change::Change;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::mirror::prepared::Prepared;
 use crate::session::Session;
 
@@ -15,11 +16,14 @@ impl Advance {
         sql: &Prepared<'_>,
         session: &Session,
         changes: &[Change],
+        xid: u64,
     ) -> Result<Option<String>> {
-        while let Some(relation) = self.stranger(changes) {
+        while let Some(relation) = self.stranger(changes, xid) {
             match self.fit(session, &relation).await? {
-                Fit::Fits => drop(self.known.insert(relation.oid, relation)),
+                Fit::Fits => self.accept(relation, true),
+                Fit::Earlier => self.accept(relation, false),
                 Fit::Pause(why) => return Ok(Some(why)),
+                Fit::Resync(why) => self.resync(session, relation.oid, &why).await?,
                 Fit::Turn(turn) => {
                     let piece = Piece { turn: Some(turn), ..Piece::default() };
                     self.group(sql, session, piece, &std::collections::HashMap::new()).await?;
@@ -29,39 +33,66 @@ impl Advance {
         Ok(None)
     }
 
-    /// A later part: a table that is described anew in the middle has to be settled before the transaction, which begins again.
-    pub(in crate::advance) async fn check_part(&mut self, session: &Session, changes: &[Change]) -> Result<()> {
+    /// A part, inside the transaction that stages it: a table that is described anew in the middle has to be settled before
+    /// the whole, which then begins again.
+    pub(in crate::advance) async fn check_part(
+        &mut self,
+        session: &Session,
+        changes: &mut Vec<Change>,
+        xid: u64,
+    ) -> Result<()> {
         if let Some(recording) = self.recording.take_if(|recording| recording.touches(changes)) {
             recording.give_up("a large transaction wrote a table that was being copied");
         }
-        while let Some(relation) = self.stranger(changes) {
-            match self.fit(session, &relation).await? {
-                Fit::Fits => drop(self.known.insert(relation.oid, relation)),
-                Fit::Pause(why) => return Err(Error::failed(why)),
-                Fit::Turn(turn) => {
-                    self.before_large = Some(turn);
-                    return Err(Error::failed(
-                        "a table changed in the middle of a large transaction, which begins again",
+        while let Some(relation) = self.stranger(changes, xid) {
+            match self.fits_as_it_is(session, &relation).await? {
+                Some(Fit::Earlier) => self.accept(relation, false),
+                Some(_) => self.accept(relation, true),
+                None => {
+                    self.stopped = Some(relation);
+                    return Err(Error::new(
+                        Kind::Again,
+                        "a table changed in the middle of a large transaction, which is read again",
                     ));
                 }
             }
         }
+        if self.has_earlier(changes, xid) {
+            self.read_earlier(session, changes, xid).await?;
+        }
+        self.leave_out(changes, xid);
         Ok(())
     }
 
-    /// After a large transaction failed: carries out what has to come before it. The daemon then starts anew.
+    /// After a large transaction failed: carries out what has to come before it, for which the stream may have to wait.
+    /// `None`: an end is wanted meanwhile.
     pub(in crate::advance) async fn turn_before(
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
         error: Error,
-    ) -> Error {
-        let Some(turn) = self.before_large.take() else { return error };
-        let piece = Piece { turn: Some(turn), ..Piece::default() };
-        let done = match sql.run("leave a large transaction", "ROLLBACK").await {
-            Ok(()) => self.group(sql, session, piece, &std::collections::HashMap::new()).await.map(drop),
-            failed => failed,
-        };
-        done.err().unwrap_or(error)
+        mut meanwhile: Meanwhile<'_>,
+    ) -> Result<()> {
+        let Some(relation) = self.stopped.take() else { return self.stand_still(sql, session, error, meanwhile).await };
+        sql.run("leave a large transaction", "ROLLBACK").await?;
+        loop {
+            match self.fit(session, &relation).await? {
+                Fit::Fits | Fit::Earlier => return Err(error),
+                Fit::Resync(why) => {
+                    self.resync(session, relation.oid, &why).await?;
+                    return Err(error);
+                }
+                Fit::Pause(why) => {
+                    if self.wait(sql, session, &why, &mut meanwhile).await? {
+                        return Ok(());
+                    }
+                }
+                Fit::Turn(turn) => {
+                    let piece = Piece { turn: Some(turn), ..Piece::default() };
+                    self.group(sql, session, piece, &std::collections::HashMap::new()).await?;
+                    return Err(error);
+                }
+            }
+        }
     }
 }

@@ -38,15 +38,17 @@ impl Advance {
         operations: &HashMap<i64, Operation>,
     ) -> Result<Piece> {
         let mut piece = Piece { nets: Vec::with_capacity(rest.len()), ..Piece::default() };
-        while let Some(transaction) = rest.pop_front() {
-            if let Some(relation) = self.stranger(&transaction.changes) {
+        while let Some(mut transaction) = rest.pop_front() {
+            if let Some(relation) = self.stranger(&transaction.changes, transaction.xid) {
                 rest.push_front(transaction);
                 // What comes before it is under the plan as it is.
                 if !piece.nets.is_empty() {
                     break;
                 }
                 match self.fit(session, &relation).await? {
-                    Fit::Fits => drop(self.known.insert(relation.oid, relation)),
+                    Fit::Fits => self.accept(relation, true),
+                    Fit::Earlier => self.accept(relation, false),
+                    Fit::Resync(why) => self.resync(session, relation.oid, &why).await?,
                     Fit::Turn(turn) => {
                         piece.turn = Some(turn);
                         break;
@@ -58,10 +60,14 @@ impl Advance {
                 }
                 continue;
             }
+            if self.has_earlier(&transaction.changes, transaction.xid) {
+                self.read_earlier(session, &mut transaction.changes, transaction.xid).await?;
+            }
             if let Some(recording) = &mut self.recording {
                 piece.kept.extend(recording.keep(&transaction)?);
             }
             piece.turn = self.turn_after(session, &transaction, operations).await?;
+            self.leave_out(&mut transaction.changes, transaction.xid);
             piece.nets.push(self.netting.net(transaction)?);
             if piece.turn.is_some() {
                 break;
@@ -127,6 +133,8 @@ impl Advance {
                 why,
                 rebuilds: Vec::new(),
                 requests: Vec::new(),
+                copied: Vec::new(),
+                is_ahead: false,
             }))),
             Ok(_) => Ok(Turn::Request { why }),
             Err(error) if session.is_closed() => Err(error),

@@ -2,10 +2,19 @@
 
 use tokio_postgres::error::SqlState;
 
-use crate::error::{Error, Result};
+use crate::error::{Context as _, Result};
 use crate::mapping::layout::{literal, quote};
 use crate::mapping::plan::{Column, Plan, Table};
 use crate::mirror::prepared::Prepared;
+use crate::session::Session;
+
+/// Why a mirror cannot be made from the one that is there.
+pub(in crate::advance) enum Unfit {
+    /// There is none of this table.
+    NotMirrored(String),
+    /// Newly named columns cannot be told by a key; what to do.
+    Keyless(String),
+}
 
 /// One mirror's way to its next form.
 pub(crate) struct Rebuild {
@@ -16,6 +25,8 @@ pub(crate) struct Rebuild {
     /// The same, with null for values that cannot be converted.
     lenient: Option<String>,
     analyze: String,
+    /// Whether the key's values, as they become, are there and different; `None`: they stay.
+    keeps_apart: Option<String>,
     /// What was remembered of the table's catalog for the old mirror and is for this one: what the watch finds by it still holds.
     remembered: (String, String),
     /// Columns whose values are the table's of now, as people name them.
@@ -27,23 +38,11 @@ const REMEMBER: &str =
     ON CONFLICT (mirror) DO UPDATE SET seen = excluded.seen, at = now()";
 const COPY: &str = "SELECT portalhook.request_copy($1::oid[], $2)";
 
-/// Gives the text back if it can be cast: then a cast of it cannot fail.
-const CASTABLE: &str = "CREATE OR REPLACE FUNCTION portalhook_mirror.castable(value text, wanted text) RETURNS text
-    LANGUAGE plpgsql SET search_path = '' AS $$
-    BEGIN
-        EXECUTE pg_catalog.format('SELECT %L::%s', value, wanted);
-        RETURN value;
-    EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
-        RETURN NULL;
-    END $$";
-
 impl Rebuild {
-    pub(super) fn of(before: &Plan, table: &Table) -> Result<Self> {
+    pub(super) fn of(before: &Plan, table: &Table) -> Result<Self, Unfit> {
         let title = format!("{}.{}", table.schema, table.name);
         let Some(old) = before.tables.iter().find(|old| old.oid == table.oid) else {
-            return Err(Error::usage(format!(
-                "the mapping names {title}, which is not mirrored yet: name only tables that were mapped before, until the stream goes on"
-            )));
+            return Err(Unfit::NotMirrored(title));
         };
         let stored: Vec<&Column> = table.columns.iter().filter(|column| column.is_stored()).collect();
         let sources: Vec<Option<&Column>> = stored.iter().map(|column| source(old, column)).collect();
@@ -51,7 +50,7 @@ impl Rebuild {
         let is_new = |column: &Column| source(old, column).is_none();
         let any_new = stored.iter().any(|column| is_new(column));
         if any_new && (key.is_empty() || key.iter().any(|column| is_new(column))) {
-            return Err(Error::usage(format!(
+            return Err(Unfit::Keyless(format!(
                 "{title} has no key by which the newly named columns could be added: portalhook setup --afresh copies everything"
             )));
         }
@@ -88,6 +87,19 @@ impl Rebuild {
                 old.mirror_name()
             )
         };
+        let key_values: Vec<String> = key.iter().map(|column| value(column, source(old, column), false)).collect();
+        let other_key = key.iter().any(|column| !source(old, column).is_some_and(|one| is_same(column, one)))
+            || key.len() != old.key.len()
+            || !key.iter().all(|column| old.key.iter().any(|&place| source(old, column) == Some(&old.columns[place])));
+        let keeps_apart = (other_key && !key.is_empty()).then(|| {
+            let there: Vec<String> = key_values.iter().map(|value| format!("{value} IS NOT NULL")).collect();
+            format!(
+                "SELECT count(*) = count(DISTINCT ROW({})) AND coalesce(bool_and({}), true) FROM {} AS m",
+                key_values.join(", "),
+                there.join(" AND "),
+                old.mirror_name()
+            )
+        });
         let converts =
             stored.iter().zip(&sources).any(|(column, source)| source.is_some_and(|one| !is_same(column, one)));
         Ok(Self {
@@ -96,6 +108,7 @@ impl Rebuild {
             fill: fill(false),
             lenient: converts.then(|| fill(true)),
             remembered: (old.mirror.clone(), table.mirror.clone()),
+            keeps_apart,
             analyze: crate::mirror::copy::analyze_sql(table),
             copied: stored
                 .iter()
@@ -104,6 +117,16 @@ impl Rebuild {
                 .collect(),
             title,
         })
+    }
+
+    /// Whether every row of the mirror still has a key of its own, as far as the mirror can tell.
+    pub(super) async fn keeps_rows_apart(&self, session: &Session) -> Result<bool> {
+        let Some(query) = &self.keeps_apart else { return Ok(true) };
+        match session.query_one(query, &[]).await {
+            Ok(row) => Ok(row.get(0)),
+            Err(error) if error.code().is_some_and(is_about_a_value) => Ok(false),
+            Err(error) => Err(error).context(format!("see what becomes of the key of {}", self.title)),
+        }
     }
 
     /// Runs inside the group's transaction.
@@ -119,11 +142,9 @@ impl Rebuild {
                     "values of {} cannot be converted ({error:?}): they are null until its fresh copy is there",
                     self.title
                 );
-                sql.run(&what, CASTABLE).await?;
                 sql.run(&what, lenient).await?;
                 let why = format!("values of {} could not be converted", self.title);
                 sql.query("ask for a fresh copy", COPY, &[&vec![self.oid], &why]).await?;
-                sql.run(&what, "DROP FUNCTION portalhook_mirror.castable(text, text)").await?;
             }
             (done, _) => done?,
         }
@@ -158,7 +179,7 @@ fn converted(column: &Column, source: &Column, lenient: bool) -> String {
     let text = format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END");
     match column.mirror_type.as_str() {
         "text" => text,
-        to if lenient => format!("portalhook_mirror.castable({text}, {})::{to}", literal(to)),
+        to if lenient => format!("portalhook.castable({text}, {})::{to}", literal(to)),
         to => format!("({text})::{to}"),
     }
 }

@@ -4,14 +4,15 @@
 
 use std::sync::Arc;
 
+use super::pause::is_copied_first;
 use super::place::needs_copies;
-use super::rebuild::Rebuild;
+use super::rebuild::{Rebuild, Unfit};
 use super::turn::{InPlace, Turn};
 use crate::advance::Advance;
 use crate::change::{Change, Relation, ReplicaIdentity};
 use crate::error::{Context as _, Result};
 use crate::mapping::mirrors::Mirrors;
-use crate::mapping::plan::{Plan, Table};
+use crate::mapping::plan::{Column, Plan, Table};
 use crate::mapping::stored::{self, Source};
 use crate::mapping::{mirrors, read};
 use crate::session::Session;
@@ -19,10 +20,21 @@ use crate::session::Session;
 /// What a description means for the plan.
 pub(in crate::advance) enum Fit {
     Fits,
+    /// The plan is ahead of it: its rows are read in the plan's words.
+    Earlier,
     /// The plan has to change first.
     Turn(Turn),
     /// The stream stands still until the mapping was changed: what is wrong, and what to type.
     Pause(String),
+    /// Its rows cannot be found in the mirror, and this is why: the table is left out until it was copied.
+    Resync(String),
+}
+
+/// A description that was held against the plan.
+pub(in crate::advance) struct Known {
+    pub(super) relation: Arc<Relation>,
+    /// It is what the plan follows.
+    pub(super) serves: bool,
 }
 
 /// A described column: its name, its type as the catalog spells it, whether that is PostgreSQL's own, whether it is in the key.
@@ -47,7 +59,7 @@ const SPELL: &str = "
 
 impl Advance {
     /// A description of a mapped table in these changes that was not held against the plan yet: of each table the last.
-    pub(super) fn stranger(&self, changes: &[Change]) -> Option<Arc<Relation>> {
+    pub(super) fn stranger(&self, changes: &[Change], xid: u64) -> Option<Arc<Relation>> {
         let mut last: Option<&Arc<Relation>> = None;
         let mut found: Option<&Arc<Relation>> = None;
         for change in changes {
@@ -61,8 +73,9 @@ impl Advance {
                 continue;
             }
             last = Some(relation);
-            let is_known = self.known.get(&relation.oid).is_some_and(|known| Arc::ptr_eq(known, relation));
-            let is_mapped = self.plan.tables.iter().any(|table| table.oid == relation.oid);
+            let is_known = self.known.get(&relation.oid).is_some_and(|known| Arc::ptr_eq(&known.relation, relation));
+            let is_mapped =
+                self.plan.tables.iter().any(|table| table.oid == relation.oid) && !self.leaves_out(relation.oid, xid);
             if is_mapped && (found.is_none() || found.is_some_and(|found| found.oid == relation.oid)) {
                 found = if is_known { None } else { Some(relation) };
             }
@@ -70,8 +83,39 @@ impl Advance {
         found.map(Arc::clone)
     }
 
+    /// A description that needs nothing more.
+    pub(super) fn accept(&mut self, relation: Arc<Relation>, serves: bool) {
+        self.known.insert(relation.oid, Known { relation, serves });
+    }
+
+    /// Whether the plan was changed for what stands further on, and the stream has not come to it yet.
+    pub(in crate::advance) fn is_ahead(&self) -> bool {
+        self.ahead.is_at(self.checkpoint.lsn)
+    }
+
+    /// Whether rows of a description can be read as the plan is; `None`: something has to change first.
+    pub(super) async fn fits_as_it_is(&self, session: &Session, relation: &Relation) -> Result<Option<Fit>> {
+        let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) else {
+            return Ok(Some(Fit::Fits));
+        };
+        let described = describe(session, relation).await?;
+        let is_there = |column: &Column| described.iter().any(|one| one.name == column.name);
+        let fits = table.schema == relation.schema
+            && table.name == relation.name
+            && table.columns.iter().filter(|column| column.is_stored()).all(is_there)
+            && serves(table, relation, &described);
+        if fits {
+            return Ok(Some(Fit::Fits));
+        }
+        let was_reached = self.known.get(&relation.oid).is_some_and(|known| known.serves);
+        Ok((self.is_ahead() && !was_reached).then_some(Fit::Earlier))
+    }
+
     /// Holds a description against the plan.
-    pub(super) async fn fit(&self, session: &Session, relation: &Relation) -> Result<Fit> {
+    pub(super) async fn fit(&mut self, session: &Session, relation: &Relation) -> Result<Fit> {
+        if let Some(fit) = self.fits_as_it_is(session, relation).await? {
+            return Ok(fit);
+        }
         let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) else { return Ok(Fit::Fits) };
         let described = describe(session, relation).await?;
         let missing: Vec<&str> = table
@@ -81,13 +125,11 @@ impl Advance {
             .map(|column| column.name.as_str())
             .collect();
         if !missing.is_empty() {
-            return self.without(session, relation, table, &described, &missing).await;
+            let (table, missing) = (table.clone(), missing.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            return self.without(session, &table, &described, &missing).await;
         }
         if !serves(table, relation, &described) {
-            return self.converted(session, relation, &described).await.map(Fit::Turn);
-        }
-        if table.schema == relation.schema && table.name == relation.name {
-            return Ok(Fit::Fits);
+            return self.converted(session, relation, &described).await;
         }
         let mut plan = self.plan.clone();
         let why = format!("{}.{} is now {}.{}", table.schema, table.name, relation.schema, relation.name);
@@ -96,7 +138,7 @@ impl Advance {
     }
 
     /// Other types, or another key, of columns that are all there.
-    async fn converted(&self, session: &Session, relation: &Relation, described: &[Described]) -> Result<Turn> {
+    async fn converted(&self, session: &Session, relation: &Relation, described: &[Described]) -> Result<Fit> {
         let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };
         // Under its old name the table may not be found any more, and other tables may be further on than the stream is: then
         // the table's own description has to do.
@@ -105,10 +147,21 @@ impl Advance {
             Err(error) if session.is_closed() => return Err(error),
             _ => patched(&self.plan, relation, described),
         };
-        let rebuilds = self.rebuilds(&plan)?;
-        let why =
-            format!("the columns of {}.{} changed their types or its key changed", relation.schema, relation.name);
-        Ok(in_place(plan, None, why, rebuilds))
+        let title = format!("{}.{}", relation.schema, relation.name);
+        let Ok(rebuilds) = self.rebuilds(&plan) else {
+            return Ok(Fit::Resync(format!("{title} has another key, which the mirror does not have")));
+        };
+        for rebuild in &rebuilds {
+            if !rebuild.keeps_rows_apart(session).await? {
+                return Ok(Fit::Resync(format!("the key of {title} has other values, which the stream did not bring")));
+            }
+        }
+        Ok(Fit::Turn(in_place(
+            plan,
+            None,
+            format!("the columns of {title} changed their types or its key changed"),
+            rebuilds,
+        )))
     }
 
     /// Whether the mirrors of all other tables serve a plan as they are: their turn comes where the stream describes them.
@@ -118,12 +171,11 @@ impl Advance {
 
     /// Mapped columns are not there any more: only another mapping can help.
     async fn without(
-        &self,
+        &mut self,
         session: &Session,
-        relation: &Relation,
         table: &Table,
         described: &[Described],
-        missing: &[&str],
+        missing: &[String],
     ) -> Result<Fit> {
         // What it names newly may have to be made readable first; where that fails, reading fails too, and says why.
         if let Err(error) = session.execute("SELECT portalhook.follow_mapping()", &[]).await {
@@ -134,22 +186,24 @@ impl Advance {
         let problem = match read::read_over(session, &newest.sources, &mirrors).await {
             Err(error) if session.is_closed() => return Err(error),
             Err(error) => format!("{error:?}"),
-            Ok(plan) if has(&plan, relation, described) => match self.rebuilds(&plan) {
+            // Also where the description is older than what the mapping names: its rows are earlier ones then.
+            Ok(plan) => match self.rebuilds(&plan) {
                 Ok(rebuilds) => {
-                    for rebuild in &rebuilds {
-                        for column in &rebuild.copied {
-                            tracing::warn!(
-                                from = %self.checkpoint.lsn,
-                                "{column} has for rows that were not written since the value of now: between here and now it may be newer than its event"
-                            );
-                        }
+                    for column in rebuilds.iter().flat_map(|rebuild| &rebuild.copied) {
+                        tracing::warn!(
+                            from = %self.checkpoint.lsn,
+                            "{column} has for rows that were not written since the value of now: between here and now it may be newer than its event"
+                        );
                     }
                     let why = "the mapping was changed while the stream was paused".to_owned();
                     return Ok(Fit::Turn(in_place(plan, Some(newest.seen), why, rebuilds)));
                 }
-                Err(error) => error.to_string(),
+                Err(Unfit::NotMirrored(title)) => {
+                    self.ask_for_tables(session).await?;
+                    return Ok(Fit::Pause(is_copied_first(&title)));
+                }
+                Err(Unfit::Keyless(why)) => why,
             },
-            Ok(_) => "the mapping reads other columns than the stream has here".to_owned(),
         };
         tracing::debug!("the newest mapping does not help: {problem}");
         let advice =
@@ -158,13 +212,15 @@ impl Advance {
     }
 
     /// How the mirrors that are there become those of another plan.
-    pub(super) fn rebuilds(&self, plan: &Plan) -> Result<Vec<Rebuild>> {
+    pub(super) fn rebuilds(&self, plan: &Plan) -> Result<Vec<Rebuild>, Unfit> {
         needs_copies(&self.plan, plan).into_iter().map(|table| Rebuild::of(&self.plan, &plan.tables[table])).collect()
     }
 }
 
+/// A change of the plan for what stands further on in the stream.
 pub(super) fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: Vec<Rebuild>) -> Turn {
-    Turn::InPlace(Box::new(InPlace { plan, seen, why, rebuilds, requests: Vec::new() }))
+    let change = InPlace { plan, seen, why, rebuilds, requests: Vec::new(), copied: Vec::new(), is_ahead: true };
+    Turn::InPlace(Box::new(change))
 }
 
 /// All tables of the plan as the catalog describes them now, as if the stream had just named them.
@@ -218,7 +274,7 @@ async fn describe(session: &Session, relation: &Relation) -> Result<Vec<Describe
 
 /// Whether rows of this description can be written to the table's mirror as it is.
 fn serves(table: &Table, relation: &Relation, described: &[Described]) -> bool {
-    let fits = |column: &crate::mapping::plan::Column| {
+    let fits = |column: &Column| {
         described
             .iter()
             .find(|one| one.name == column.name)

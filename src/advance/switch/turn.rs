@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::job::{self, Recording};
+use super::ahead::{Ahead, Copied};
+use super::job::{self, Job, Recording};
 use super::place::Piece;
 use super::rebuild::Rebuild;
 use super::{Adoption, Command, pause, store_plan};
@@ -35,6 +36,17 @@ pub(crate) struct InPlace {
     pub(crate) rebuilds: Vec<Rebuild>,
     /// Rows of `portalhook.switches` that are done with it.
     pub(crate) requests: Vec<i64>,
+    /// Mirrors that were copied for it, and are further on than the stream.
+    pub(crate) copied: Vec<Copied>,
+    /// It is for what stands further on in the stream.
+    pub(crate) is_ahead: bool,
+}
+
+/// The plan that is in force once a group has committed.
+pub(crate) struct Adopted {
+    pub(crate) plan: Plan,
+    pub(crate) seen: Option<String>,
+    pub(crate) ahead: Ahead,
 }
 
 const REQUEST: &str = "INSERT INTO portalhook.switches (kind, why) VALUES ('mapping', $1)";
@@ -59,7 +71,7 @@ impl Advance {
         session: &Session,
         turn: &Turn,
         lsn: Lsn,
-    ) -> Result<Option<(Plan, Option<String>)>> {
+    ) -> Result<Option<Adopted>> {
         sql.settle().await?;
         match turn {
             Turn::Request { why } => {
@@ -75,14 +87,22 @@ impl Advance {
                 if !change.rebuilds.is_empty() {
                     plan.settle_kinds(session).await?;
                 }
-                self.index(sql, session, &plan, &[]).await?;
+                let is_copied = |&place: &usize| change.copied.iter().any(|one| one.table == plan.tables[place].oid);
+                let copied: Vec<usize> = (0..plan.tables.len()).filter(is_copied).collect();
+                self.index(sql, session, &plan, &copied).await?;
                 if change.requests.is_empty() {
                     sql.query("note a switch", DONE_NOW, &[&change.why, &lsn.to_string()]).await?;
                 } else {
                     sql.query("note a switch", DONE, &[&change.requests, &lsn.to_string()]).await?;
                 }
-                self.enforce(sql, session, &plan, change.seen.as_deref(), lsn).await?;
-                Ok(Some((plan, change.seen.clone())))
+                let ahead = if change.is_ahead {
+                    Ahead::of(lsn, &self.plan, &plan, change.copied.clone()).with_copies_of(&self.ahead)
+                } else {
+                    self.ahead.copies_alone()
+                };
+                let adopted = Adopted { plan, seen: change.seen.clone(), ahead };
+                self.enforce(sql, session, &adopted, lsn).await?;
+                Ok(Some(adopted))
             }
             Turn::Copied(recording) => {
                 if let Some(why) = &recording.useless {
@@ -94,8 +114,10 @@ impl Advance {
                 self.make_functions(sql, &job.plan).await?;
                 self.index(sql, session, &job.plan, &job.copied).await?;
                 sql.query("note a switch", DONE, &[&job.requests, &lsn.to_string()]).await?;
-                self.enforce(sql, session, &job.plan, job.seen.as_deref(), lsn).await?;
-                Ok(Some((job.plan.clone(), job.seen.clone())))
+                let ahead = self.ahead.copies_alone();
+                let adopted = Adopted { plan: job.plan.clone(), seen: job.seen.clone(), ahead };
+                self.enforce(sql, session, &adopted, lsn).await?;
+                Ok(Some(adopted))
             }
         }
     }
@@ -120,15 +142,9 @@ impl Advance {
     }
 
     /// The plan takes effect: it is stored, and what users have done is counted by it. No event comes of it.
-    async fn enforce(
-        &self,
-        sql: &Prepared<'_>,
-        session: &Session,
-        plan: &Plan,
-        seen: Option<&str>,
-        lsn: Lsn,
-    ) -> Result<()> {
-        store_plan(sql, plan, seen).await?;
+    async fn enforce(&self, sql: &Prepared<'_>, session: &Session, adopted: &Adopted, lsn: Lsn) -> Result<()> {
+        store_plan(sql, adopted).await?;
+        let plan = &adopted.plan;
         let mirrors: Vec<&str> = plan.tables.iter().map(|table| table.mirror.as_str()).collect();
         sql.query("forget old mirrors", FORGET, &[&mirrors]).await?;
         sql.query("end a pause", pause::OVER, &[&lsn.to_string()]).await?;
@@ -145,13 +161,13 @@ impl Advance {
         &mut self,
         sql: &Prepared<'_>,
         turn: Turn,
-        adopted: Option<(Plan, Option<String>)>,
+        adopted: Option<Adopted>,
     ) -> Result<()> {
         let lsn = self.checkpoint.lsn;
         let was_adopted = adopted.is_some();
-        if let Some((plan, seen)) = adopted {
+        if let Some(adopted) = adopted {
             sql.forget()?;
-            self.adopt(plan, seen)?;
+            self.adopt(adopted)?;
             // Its copy was made for the plan before.
             if let Some(recording) = self.recording.take() {
                 recording.give_up("the plan changed meanwhile");
@@ -162,11 +178,49 @@ impl Advance {
             Turn::Request { .. } => {}
             Turn::InPlace(change) => tracing::info!(%lsn, "{}: in force from here on", change.why),
             Turn::Copied(recording) => {
+                if was_adopted {
+                    self.skipped.retain(|table| !recording.job.compared.contains(table));
+                }
                 let ended = if was_adopted { Ok(lsn) } else { Err(Error::failed("the copy is of no use")) };
                 // A copier that is gone makes no difference: the switch has happened.
                 drop(recording.job.done.send(ended));
             }
         }
+        Ok(())
+    }
+
+    /// Tables were copied for a mapping that the paused stream waits for: it takes effect where the stream stands, the mirrors
+    /// that are there made into its own.
+    async fn land(&mut self, sql: &Prepared<'_>, session: &Session, attempt: &str) -> Result<()> {
+        let is_it = |recording: &mut Recording| recording.job.attempt == attempt;
+        let Some(recording) = self.recording.take_if(is_it) else { return Ok(()) };
+        let Recording { job, .. } = recording;
+        let needed = super::place::needs_copies(&self.plan, &job.plan);
+        let made: Result<Vec<Rebuild>, _> = needed
+            .into_iter()
+            .filter(|place| !job.copied.contains(place))
+            .map(|place| Rebuild::of(&self.plan, &job.plan.tables[place]))
+            .collect();
+        let (Ok(rebuilds), Some(seen), true) = (made, job.snapshot.get(), self.paused.is_some()) else {
+            drop(job.done.send(Err(Error::failed("the stream has gone on meanwhile"))));
+            return Ok(());
+        };
+        let mut copied = Vec::with_capacity(job.copied.len());
+        for table in job.copied.iter().map(|&place| &job.plan.tables[place]) {
+            tracing::warn!(
+                from = %self.checkpoint.lsn,
+                "{} has its rows of now: between here and now they may be newer than the events that show them",
+                table.called()
+            );
+            copied.push(Copied { table: table.oid, seen: seen.clone() });
+        }
+        let why = "the mapping was changed while the stream was paused".to_owned();
+        let Job { plan, seen, requests, done, .. } = job;
+        let change = InPlace { plan, seen, why, rebuilds, requests, copied, is_ahead: true };
+        let piece = Piece { turn: Some(Turn::InPlace(Box::new(change))), ..Piece::default() };
+        self.group(sql, session, piece, &HashMap::new()).await?;
+        // A copier that is gone makes no difference: the switch has happened.
+        drop(done.send(Ok(self.checkpoint.lsn)));
         Ok(())
     }
 
@@ -181,7 +235,9 @@ impl Advance {
         match command {
             Command::Forget => self.recording = None,
             Command::Record(job, answer) => {
-                let answered = if job.before == self.plan {
+                // What was left out must be compared.
+                let forgets = |table: &u32| job.copies(*table) && !job.compared.contains(table);
+                let answered = if job.before == self.plan && !self.skipped.iter().any(forgets) {
                     sql.run("keep what a copy does not see", job::CREATE).await?;
                     self.recording = Some(Recording::new(*job));
                     sql.forget()?;
@@ -191,11 +247,20 @@ impl Advance {
                 };
                 drop(answer.send(answered));
             }
+            Command::Landed(attempt) => self.land(sql, session, &attempt).await?,
             Command::Adopt(adoption, answer) => {
                 let Adoption { before, plan, seen, requests } = *adoption;
                 let answered = if before == self.plan {
                     let why = "the mapping was changed".to_owned();
-                    let turn = Turn::InPlace(Box::new(InPlace { plan, seen, why, rebuilds: Vec::new(), requests }));
+                    let turn = Turn::InPlace(Box::new(InPlace {
+                        plan,
+                        seen,
+                        why,
+                        rebuilds: Vec::new(),
+                        requests,
+                        copied: Vec::new(),
+                        is_ahead: false,
+                    }));
                     let piece = Piece { turn: Some(turn), ..Piece::default() };
                     self.group(sql, session, piece, &HashMap::new()).await?;
                     Ok(())

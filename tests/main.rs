@@ -6,6 +6,7 @@ mod body;
 mod command_line;
 mod commands;
 mod connections;
+mod constructs;
 mod copies;
 #[cfg(feature = "failpoints")]
 mod crashes;
@@ -25,6 +26,7 @@ mod parts;
 mod pauses;
 mod rights;
 mod service;
+mod sessions;
 mod shapes;
 mod support;
 mod surroundings;
@@ -33,3 +35,5 @@ mod throughput;
 mod transactions;
 #[cfg(feature = "failpoints")]
 mod troubles;
+mod types;
+mod wide_tables;

@@ -30,6 +30,45 @@ fn the_daemons_role_reads_mapped_columns_and_writes_nothing_of_the_application()
     );
 }
 
+/// Types, functions and operators of other schemas than the tables', as extensions have them.
+#[test]
+fn what_a_mapping_names_beside_tables_may_be_used_from_setup_on_and_after_a_change() {
+    let lib = |name: &str| {
+        format!(
+            "CREATE SCHEMA {name}; CREATE TYPE {name}.mood AS ENUM ('sad', 'ok');
+             CREATE FUNCTION {name}.twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';
+             ALTER TABLE posts ADD COLUMN {name} {name}.mood DEFAULT 'ok';"
+        )
+    };
+    let select = |name: &str| {
+        format!(
+            "SELECT id, title, description, status, user_id AS author, portal_id AS portal, created_at, {name}, {name}.twice(id) AS twice
+             FROM public.posts WHERE {name} <> 'sad'"
+        )
+    };
+    let portal = Portal::without_setup(
+        Database::create(),
+        &format!("{} {} {}", include_str!("../sql/demo/portal.sql"), lib("one"), lib("two")),
+    );
+    let views = include_str!("../sql/demo/views.sql");
+    let start = views.find("CREATE VIEW portalhook.posts AS").expect("the view of posts");
+    let end = start + views[start..].find(';').expect("its end");
+    portal.setup(&views.replace(&views[start..end], &format!("CREATE VIEW portalhook.posts AS {}", select("one"))));
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
+    portal.sql(&format!("UPDATE portalhook.mapping SET query = $q${}$q$ WHERE entity = 'posts'", select("two")));
+    portal.wait_for_outcome("SELECT count(*) > 0 AND bool_and(state = 'done') FROM portalhook.switches");
+    portal.sql("UPDATE posts SET status = 'done' WHERE id = 99");
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(events.len(), 2);
+    for (event, name) in events.iter().zip(["one", "two"]) {
+        assert_eq!((event.data("/post/twice"), event.data(&format!("/post/{name}"))), (198.into(), "ok".into()));
+    }
+    daemon.terminate();
+}
+
 /// A transaction of many parts needs temporary tables, which PUBLIC may make unless somebody took that away.
 #[test]
 fn temporary_tables_that_public_may_not_make_are_granted_and_missed() {

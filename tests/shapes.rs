@@ -498,3 +498,88 @@ fn now_in_a_mapping_is_the_time_of_the_commit() {
     }
     assert!(!portal.sql("SELECT seen FROM portalhook.posts WHERE id = 100").is_empty(), "a view shows the time of now");
 }
+
+/// In one statement, and row by row where some row raises.
+#[test]
+fn what_the_first_copy_cannot_count_is_a_failure_and_everything_else_goes_on() {
+    for raises in [false, true] {
+        let portal = Portal::new(
+            &format!(
+                "{SCHEMA}\n{FIXED_TIMES}
+                 ALTER TABLE posts ADD COLUMN slug text;
+                 UPDATE posts SET slug = 'post-' || id;
+                 INSERT INTO posts (id, slug, title, user_id, portal_id) VALUES (100, 'a', 'First', 48, 4), (101, 'a', 'Second', 48, 4);
+                 INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49), (13, 98, 49);
+                 INSERT INTO comments (id, post_id, user_id, body) VALUES (1, 99, 49, '{}'), (2, 99, 49, '7');
+                 CREATE TABLE labels (id int PRIMARY KEY, post int, name text);
+                 INSERT INTO labels VALUES (1, 98, 'x'), (2, 98, 'y'), (3, 99, 'z');",
+                if raises { "many" } else { "1" }
+            ),
+            &views(&[
+                (
+                    "posts",
+                    "SELECT p.slug AS id, p.title, p.description, p.status, p.user_id AS author, p.portal_id AS portal, p.created_at, l.name AS label
+                     FROM posts p LEFT JOIN labels l ON l.post = p.id",
+                ),
+                ("votes", "SELECT nullif(id, 13) AS id, 'post-' || post_id AS post, user_id AS voter, created_at FROM votes"),
+                ("comments", "SELECT id, 'post-' || post_id AS post, user_id AS author, body::int AS comment, created_at FROM comments"),
+            ]),
+        );
+        let mut expected = vec![
+            "posts 101 21000 another live row has the id a",
+            "posts 98 21000 the SELECT gives more than one row for this key",
+            "votes 13 23502 its id is null",
+        ];
+        if raises {
+            expected.insert(0, "comments 1 22P02 invalid input syntax for type integer: \"many\"");
+        }
+        let failures =
+            portal.sql("SELECT concat_ws(' ', entity, key, sqlstate, message) FROM portalhook.row_failures ORDER BY 1");
+        assert_eq!(failures.lines().collect::<Vec<_>>(), expected);
+        let counters = portal.sql(
+            "SELECT user_id, posts, votes, comments FROM portalhook_mirror.counters WHERE posts + votes + comments > 0 ORDER BY 1",
+        );
+        let comments = if raises { 1 } else { 2 };
+        assert_eq!(counters, format!("48|2|0|0\n49|0|1|{comments}"));
+        let receiver = Receiver::start();
+        let endpoint = portal.endpoint_with(&receiver, "events", "'{*,post.updated}'");
+        let daemon = portal.run();
+        portal.sql(
+            "INSERT INTO votes (id, post_id, user_id) VALUES (2, 99, 49);
+             BEGIN; DELETE FROM labels WHERE id = 2; UPDATE posts SET views = 1, title = 'Once' WHERE id = 98; COMMIT;
+             DELETE FROM votes WHERE id = 13;
+             DELETE FROM posts WHERE id = 100;",
+        );
+        let events = portal.events(&receiver, endpoint);
+        assert_eq!(names(&events), ["vote.created 2", "post.created post-98", "post.updated a"]);
+        assert_eq!(events[0].data("/vote/voter/counter_votes"), 2);
+        assert_eq!(events[1].data("/post/author/counter_posts"), 1);
+        assert_eq!(
+            (events[2].data("/post/title"), events[2].data("/post/author/counter_posts")),
+            ("Second".into(), 2.into())
+        );
+        daemon.terminate();
+    }
+}
+
+/// A WHERE by which rows are joined is no liveness; what it says of the base row alone is.
+#[test]
+fn a_post_that_is_not_live_is_embedded_also_where_where_joins() {
+    let played = played(
+        "CREATE TABLE states (name text PRIMARY KEY, label text); INSERT INTO states VALUES ('open', 'Open'), ('planned', 'Planned');",
+        &[(
+            "posts",
+            "SELECT p.id, p.title, p.description, s.label AS status, p.user_id AS author, p.portal_id AS portal, p.created_at
+             FROM posts p, states s WHERE s.name = p.status AND p.deleted_at IS NULL",
+        )],
+        "UPDATE posts SET deleted_at = '2024-02-02' WHERE id = 99;
+         INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49);
+         UPDATE posts SET status = 'unknown' WHERE id = 98;
+         INSERT INTO votes (id, post_id, user_id) VALUES (2, 98, 49);",
+    );
+    assert_eq!(played.names(), ["post.deleted 99", "vote.created 1", "post.deleted 98", "vote.created 2"]);
+    assert_eq!(played.values("/post/title")[1], "This is a great idea");
+    assert_eq!(played.values("/portal/id")[1], 4);
+    assert_eq!(value(&played.events[3], "/post"), json!(null), "there is no such row");
+    assert_eq!(played.failures, [""; 0]);
+}

@@ -144,7 +144,8 @@ pub(super) async fn dependencies_of(client: &Client, view: u32) -> Result<Depend
 }
 
 const RELATION: &str = "\
-SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relhassubclass,
+SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+       EXISTS (SELECT FROM pg_inherits AS h WHERE h.inhparent = c.oid),
        CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid, false) END,
        coalesce((SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1] FROM pg_index i
                   WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate AND (CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END)

@@ -12,8 +12,8 @@ enum Edit {
     Text(String),
     /// What stands before and after the hole.
     Hole(String, String),
-    /// Nothing; also takes away all edits within.
-    Cut,
+    /// What is left; also takes away all edits within.
+    Cut(&'static str),
 }
 
 impl Edits {
@@ -29,14 +29,14 @@ impl Edits {
         self.edits.push((span, Edit::Hole(before, after)));
     }
 
-    pub(super) fn cut(&mut self, span: Span) {
-        self.edits.push((span, Edit::Cut));
+    pub(super) fn cut(&mut self, span: Span, left: &'static str) {
+        self.edits.push((span, Edit::Cut(left)));
     }
 
     /// The edited text, in two pieces where it has the hole.
     pub(super) fn apply(mut self, text: &str) -> Vec<String> {
         // A cut comes before what it covers; an insertion at the end of a replacement comes after it.
-        self.edits.sort_by_key(|(span, edit)| (span.start, !matches!(edit, Edit::Cut), span.end));
+        self.edits.sort_by_key(|(span, edit)| (span.start, !matches!(edit, Edit::Cut(_)), span.end));
         let mut pieces = vec![String::new()];
         let mut done = 0;
         for (span, edit) in self.edits {
@@ -52,7 +52,7 @@ impl Edits {
                     piece.push_str(&before);
                     pieces.push(after);
                 }
-                Edit::Cut => {}
+                Edit::Cut(left) => piece.push_str(left),
             }
         }
         let piece = pieces.last_mut().expect("there is one from the start");

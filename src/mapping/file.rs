@@ -4,7 +4,7 @@ use pg_query::protobuf::{Token, ViewCheckOption, ViewStmt, node::Node as Kind};
 
 use super::check;
 use super::plan::Entity;
-use super::syntax::{grammar_error, lex};
+use super::syntax::{deep, grammar_error, lex};
 use crate::error::{Error, Result};
 
 /// Takes the file apart: each entity with the text of its SELECT, in the file's order.
@@ -53,6 +53,10 @@ fn statements(text: &str) -> Result<Vec<Statement<'_>>> {
 }
 
 fn view(text: &str) -> Result<(Entity, String)> {
+    deep(|| view_here(text))
+}
+
+fn view_here(text: &str) -> Result<(Entity, String)> {
     let parsed = pg_query::parse(text, 0).map_err(|error| grammar_error(&error))?;
     let node = parsed.protobuf.stmts.into_iter().next().and_then(|statement| statement.stmt?.node);
     let Some(Kind::ViewStmt(view)) = node else {

@@ -248,6 +248,7 @@ mod tests {
             mirror: "public.votes".into(),
             columns: vec![column("post", "integer"), column("voter", "bigint"), column("name", "text")],
             key: key.to_vec(),
+            only: false,
         }
     }
 

@@ -32,6 +32,7 @@ impl Mirrors<'_> {
 pub(crate) fn covers(old: &Table, new: &Table) -> bool {
     let key = |table: &Table| table.key.iter().map(|&index| table.columns[index].name.clone()).collect::<Vec<_>>();
     old.oid == new.oid
+        && old.only == new.only
         && key(old) == key(new)
         && new.columns.iter().filter(|column| column.is_stored()).all(|column| {
             old.columns.iter().any(|there| there.is_stored() && there.name == column.name && is_alike(there, column))

@@ -2,7 +2,7 @@
 //! subquery, a CTE or (by `rewrite`) a view.
 
 use pg_query::protobuf::{Alias, CommonTableExpr, JoinExpr, JoinType, SelectStmt, SetOperation, Token};
-use pg_query::protobuf::{Node, node::Node as Kind};
+use pg_query::protobuf::{Node, a_const::Val as Constant, node::Node as Kind};
 use serde_json::Value;
 
 use super::syntax::{Span, Statement, fields, json, walk};
@@ -21,8 +21,11 @@ pub(super) struct Path {
 pub(super) struct Level {
     /// Where the target list starts.
     pub(super) target_list: usize,
-    /// The WHERE clause; none where it is needed to join (`FROM a, b WHERE …`, CROSS JOIN).
-    pub(super) condition: Option<Span>,
+    /// What of the WHERE clause says whether the base row is live: all of it, or where it is needed to join
+    /// (`FROM a, b WHERE …`, CROSS JOIN) those of its conditions that read the base row alone.
+    pub(super) conditions: Vec<Span>,
+    /// All of the WHERE clause is meant, its word included.
+    pub(super) whole_condition: bool,
     /// What qualifies the columns of the level's first item in FROM.
     pub(super) qualifier: String,
     /// The qualifier is the alias of a join: its columns may be any joined table's.
@@ -189,11 +192,49 @@ impl<'a> Finder<'a> {
         };
         let level = self.level(select, start, item.alias.map_or(qualifier, |alias| alias.aliasname.clone()))?;
         let first = level.1;
-        let keeps = item.crossed || select.from_clause.len() > 1;
-        let condition = level.0.condition.filter(|_| !keeps);
         let single = item.single && select.from_clause.len() == 1;
-        self.levels.push(Level { condition, alias_lists, joined: item.alias.is_some(), single, ..level.0 });
+        let mut level = Level { alias_lists, joined: item.alias.is_some(), single, ..level.0 };
+        if item.crossed || select.from_clause.len() > 1 {
+            level.whole_condition = false;
+            level.conditions = level.conditions.iter().flat_map(|span| self.of_the_base(&level, *span)).collect();
+        }
+        self.levels.push(level);
         Ok(first)
+    }
+
+    /// Those of the conditions in a WHERE clause, joined by AND, that read the base row alone.
+    fn of_the_base(&self, level: &Level, clause: Span) -> Vec<Span> {
+        let tokens = &self.statement.tokens;
+        let Ok(word) = self.statement.token_at(clause.start) else { return Vec::new() };
+        let last = tokens.iter().rposition(|token| token.span.end <= clause.end).unwrap_or(word);
+        let (mut first, mut end) = (word + 1, last + 1);
+        // PostgreSQL prints all of them in one pair of parentheses.
+        let opens = |index: usize| tokens[index].token == Token::Ascii40;
+        while first < end && opens(first) && self.statement.closing(first) == Some(end - 1) {
+            (first, end) = (first + 1, end - 1);
+        }
+        let Some(depth) = tokens.get(first).map(|token| token.depth) else { return Vec::new() };
+        let at = |index: usize, token: Token| tokens[index].depth == depth && tokens[index].token == token;
+        if (first..end).any(|index| at(index, Token::Or) || at(index, Token::Between)) {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        let mut start = first;
+        for stop in (first..end).filter(|&index| at(index, Token::And)).chain([end]) {
+            if start < stop {
+                let span = Span { start: tokens[start].span.start, end: tokens[stop - 1].span.end };
+                found.extend(self.reads_base_alone(level, span).then_some(span));
+            }
+            start = stop + 1;
+        }
+        found
+    }
+
+    fn reads_base_alone(&self, level: &Level, span: Span) -> bool {
+        let text = format!("SELECT {}", &self.statement.text[span.start..span.end]);
+        let parsed = Statement::parse(&text).ok();
+        let target = parsed.as_ref().and_then(|statement| statement.tree.target_list.first());
+        target.and_then(|target| json(target).ok()).is_some_and(|target| level.base_columns(&target).is_ok())
     }
 
     /// What the text around the first item in FROM says; also the index of the SELECT's first token.
@@ -236,7 +277,8 @@ impl<'a> Finder<'a> {
         };
         let level = Level {
             target_list: tokens[word].span.end,
-            condition,
+            conditions: condition.into_iter().collect(),
+            whole_condition: true,
             qualifier,
             joined: false,
             single: false,
@@ -307,11 +349,24 @@ fn leftmost(node: &Node) -> Result<Leftmost<'_>> {
             return Err(Error::usage("it renames the columns of a join; rename them in the SELECT with AS"));
         }
         found.alias = found.alias.or(alias.as_ref());
-        found.crossed |= quals.is_none() && using_clause.is_empty();
+        found.crossed |= using_clause.is_empty() && quals.as_ref().is_none_or(|quals| joins_all(join, quals));
         found.single = false;
         found.leaf = larg.as_ref().and_then(|node| node.node.as_ref());
     }
     Ok(found)
+}
+
+/// `ON true`: what belongs together is said elsewhere. A LATERAL subquery says it itself.
+fn joins_all(join: &JoinExpr, quals: &Node) -> bool {
+    let is_true = matches!(
+        &quals.node,
+        Some(Kind::AConst(constant)) if matches!(&constant.val, Some(Constant::Boolval(value)) if value.boolval)
+    );
+    let says_itself = matches!(
+        join.rarg.as_ref().and_then(|node| node.node.as_ref()),
+        Some(Kind::RangeSubselect(range)) if range.lateral
+    );
+    is_true && !says_itself
 }
 
 /// Refuses what makes rows out of several base rows, or looks at other base rows than its own.
@@ -338,7 +393,9 @@ fn has_window(select: &SelectStmt) -> Result<bool> {
     let mut found = false;
     for target in &select.target_list {
         walk(&json(target)?, false, &mut |kind, node| {
-            found |= kind == "FuncCall" && node.get("over").is_some_and(|over| !over.is_null());
+            // JSON_ARRAYAGG and JSON_OBJECTAGG are calls of another kind.
+            let call = if kind == "FuncCall" { Some(node) } else { node.get("constructor") };
+            found |= call.and_then(|call| call.get("over")).is_some_and(|over| !over.is_null());
         });
     }
     Ok(found)

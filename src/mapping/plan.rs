@@ -65,6 +65,21 @@ pub(crate) struct Table {
     pub(crate) columns: Vec<Column>,
     /// The primary key (or the index that is the replica identity), as indexes into `columns`. Empty: no key.
     pub(crate) key: Vec<usize>,
+    /// Tables inherit from it, whose rows are not its own: the SELECTs name it with ONLY.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) only: bool,
+}
+
+impl Table {
+    /// The table of the application, as a FROM names it.
+    pub(crate) fn source(&self) -> String {
+        format!("{}{}.{}", self.only(), quote(&self.schema), quote(&self.name))
+    }
+
+    /// What stands before its name where its own rows are meant.
+    pub(crate) fn only(&self) -> &'static str {
+        if self.only { "ONLY " } else { "" }
+    }
 }
 
 /// A mirrored column.

@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use super::catalog::{ViewColumn, dependencies_of, view_columns};
 use super::layout::quote;
 use super::plan::{Table, Template};
+use super::read;
 use crate::error::{Context, Error, Result};
 
 /// Makes empty mirrors in `schema`, inside the caller's transaction.
@@ -82,6 +83,9 @@ fn refusal(error: tokio_postgres::Error, template: &Template) -> Error {
             "it has an aggregate without subquery; a row of the view must be a row of the base table: \
              write (SELECT count(*) FROM … WHERE …)",
         ),
+        Some(db) if read::way_out(db.code()).is_some() => {
+            Error::usage(format!("{}: {}", db.message(), read::way_out(db.code()).unwrap_or_default()))
+        }
         Some(db) => Error::usage(format!(
             "it cannot be turned to read mirrors: {}; the text was: {}(…){}",
             db.message(),

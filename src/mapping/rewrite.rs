@@ -133,10 +133,10 @@ impl Rewriter<'_> {
         for (index, level) in parsed.path.levels.iter().enumerate() {
             let innermost = index + 1 == parsed.path.levels.len();
             carry(edits, level, &keys, innermost);
-            if variant == Variant::Any
-                && let Some(condition) = level.condition
-            {
-                edits.cut(condition);
+            if variant == Variant::Any {
+                for &condition in &level.conditions {
+                    edits.cut(condition, if level.whole_condition { "" } else { "true" });
+                }
             }
         }
         Ok(())

@@ -102,26 +102,20 @@ impl Plan {
             .replace(" AS \"portalhook row\"", &format!(" AS \"portalhook row\"({})", names.join(", ")))
     }
 
-    /// The same for one output at a time: a text for each output, whose record has the base's key and that output alone.
-    /// PostgreSQL does not compute what is not asked for, so what raises in one output leaves the others be.
-    pub(crate) fn select_by_columns(&self, entity: Entity, variant: Variant, restriction: &Restriction) -> Vec<String> {
-        let Some(plan) = self.entity(entity) else { return Vec::new() };
+    /// The same for one output at a time, whose record has the base's key and that output alone. PostgreSQL does not compute
+    /// what is not asked for, so what raises in one output leaves the others be.
+    pub(crate) fn select_by_column(&self, entity: Entity, variant: Variant, restriction: &Restriction) -> ByColumn {
         let whole = self.select(entity, variant, restriction);
+        let Some(plan) = self.entity(entity) else { return ByColumn { keys: String::new(), rest: whole } };
         let keys: Vec<String> =
-            (0..plan.base.map_or(0, |base| self.tables[base].key.len())).map(|place| format!("k{place}")).collect();
+            (0..plan.base.map_or(0, |base| self.tables[base].key.len())).map(|place| format!("k{place}, ")).collect();
+        let keys = keys.concat();
         let outputs: Vec<String> = (0..plan.outputs.len()).map(|place| format!("o{place}")).collect();
-        let names: Vec<&str> = keys.iter().chain(&outputs).map(String::as_str).collect();
         let id = plan.outputs.iter().position(|output| output.name == "id").map(|place| format!("o{place}"));
-        outputs
-            .iter()
-            .map(|output| {
-                let list: Vec<&str> = keys.iter().map(String::as_str).chain([output.as_str()]).collect();
-                whole
-                    .replacen("(\"portalhook row\".*)::text", &format!("ROW({})::text", list.join(", ")), 1)
-                    .replace("\"portalhook row\".id)", &format!("{})", id.as_deref().unwrap_or("NULL")))
-                    .replace(" AS \"portalhook row\"", &format!(" AS \"portalhook row\"({})", names.join(", ")))
-            })
-            .collect()
+        let rest = whole
+            .replace("\"portalhook row\".id)", &format!("{})", id.as_deref().unwrap_or("NULL")))
+            .replace(" AS \"portalhook row\"", &format!(" AS \"portalhook row\"({keys}{})", outputs.join(", ")));
+        ByColumn { keys, rest }
     }
 
     /// How `Restriction::Ids` finds rows of this entity.
@@ -157,6 +151,21 @@ impl Plan {
             }
             Restriction::Ids => base.rows(&base.mirror_in(MIRROR_SCHEMA), None),
         }
+    }
+}
+
+/// The SELECT of an entity for one output at a time: a text for each would be many times a wide table's columns.
+pub(crate) struct ByColumn {
+    /// The key's columns, each with a comma behind it.
+    keys: String,
+    /// The SELECT, which gives the whole record.
+    rest: String,
+}
+
+impl ByColumn {
+    /// The text for the output at a place.
+    pub(crate) fn text(&self, place: usize) -> String {
+        self.rest.replacen("(\"portalhook row\".*)::text", &format!("ROW({}o{place})::text", self.keys), 1)
     }
 }
 

@@ -37,6 +37,10 @@ pub(super) struct Statement {
 impl Statement {
     /// Parses the text of one SELECT, without or with its semicolon.
     pub(super) fn parse(text: &str) -> Result<Self> {
+        deep(|| Self::parse_here(text))
+    }
+
+    fn parse_here(text: &str) -> Result<Self> {
         let text = text.trim().trim_end_matches(';').trim_end().to_owned();
         let parsed = pg_query::parse(&text, 0).map_err(|error| grammar_error(&error))?;
         let [raw] = <[protobuf::RawStmt; 1]>::try_from(parsed.protobuf.stmts)
@@ -116,6 +120,17 @@ impl Statement {
     pub(super) fn lost(&self, what: &str) -> Error {
         Error::failed(format!("cannot find {what} in what PostgreSQL printed: {}", self.text))
     }
+}
+
+/// Does work on a stack that no nesting fills which PostgreSQL's grammar takes: the parser and its tree are recursive, and
+/// threads of the daemon have 2 MiB. Pages of it that are not reached cost nothing.
+pub(super) fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    const STACK: usize = 128 * 1024 * 1024;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| Error::failed(format!("start a thread for the parser: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(Error::failed("the parser failed")))
+    })
 }
 
 /// A relation's name; without schema it is a CTE or belongs to pg_catalog.

@@ -231,6 +231,7 @@ fn table(facts: &Facts, relation: &Relation, whole: bool) -> Result<Table> {
         mirror: relation.title(),
         columns,
         key,
+        only: relation.kind == "r" && relation.inherited,
     })
 }
 

@@ -108,19 +108,18 @@ impl MirrorSql {
         let list = |positions: &[usize], each: &dyn Fn(usize) -> String, separator: &str| {
             positions.iter().map(|&position| each(position)).collect::<Vec<_>>().join(separator)
         };
-        let arrays = |columns: &[usize], flags: &[usize]| {
-            let count = columns.len() + flags.len();
-            let parameters: Vec<String> = (1..=count)
-                .map(|number| format!("${number}::{}", if number > columns.len() { "bool[]" } else { "text[]" }))
-                .collect();
+        let arrays = |columns: &[usize], flags: Option<&str>| {
             let mut names: Vec<String> = columns.iter().map(|position| format!("c{position}")).collect();
-            names.extend(flags.iter().map(|position| format!("s{position}")));
+            names.extend(flags.map(str::to_owned));
+            let parameters: Vec<String> = (1..=names.len()).map(|number| format!("${number}::text[]")).collect();
             (parameters.join(", "), names.join(", "))
         };
+        // One text for all columns of a row: functions in FROM return at most 1,664 columns, and a table may have 1,600.
+        let sent = |position: usize| format!("(u.sent IS NULL OR substr(u.sent, {}, 1) = 't')", position + 1);
         let on_key = list(&key, &|position| format!("m.{} = {}", name(position), cast(position)), " AND ");
-        let (key_arrays, key_names) = arrays(&key, &[]);
-        let (all_arrays, all_names) = arrays(&all, &[]);
-        let (flagged_arrays, flagged_names) = arrays(&all, &rest);
+        let (key_arrays, key_names) = arrays(&key, None);
+        let (all_arrays, all_names) = arrays(&all, None);
+        let (flagged_arrays, flagged_names) = arrays(&all, Some("sent"));
         let conflict = if rest.is_empty() {
             "NOTHING".to_owned()
         } else {
@@ -131,11 +130,7 @@ impl MirrorSql {
         let set = list(
             &rest,
             &|position| {
-                format!(
-                    "{0} = CASE WHEN u.s{position} IS NOT FALSE THEN {1} ELSE m.{0} END",
-                    name(position),
-                    cast(position)
-                )
+                format!("{0} = CASE WHEN {2} THEN {1} ELSE m.{0} END", name(position), cast(position), sent(position))
             },
             ", ",
         );
@@ -144,9 +139,9 @@ impl MirrorSql {
             &rest,
             &|position| {
                 format!(
-                    "(u.s{position} IS NOT FALSE AND CASE WHEN m.{0} IS NOT NULL THEN format('%s', m.{0}) END \
-                     IS DISTINCT FROM u.c{position})",
-                    name(position)
+                    "({1} AND CASE WHEN m.{0} IS NOT NULL THEN format('%s', m.{0}) END IS DISTINCT FROM u.c{position})",
+                    name(position),
+                    sent(position)
                 )
             },
             " OR ",
@@ -218,12 +213,8 @@ impl MirrorSql {
             let (rest, places) = pieces::send(sql, row).await?;
             let value = |place| if places.contains(&place) { pieces::value(place) } else { format!("c{place}") };
             let values: Vec<String> = (0..self.columns).map(|place| format!("{} AS c{place}", value(place))).collect();
-            let flags: Vec<String> = if existed {
-                (0..self.columns).filter(|place| !self.key.contains(place)).map(|place| format!("s{place}")).collect()
-            } else {
-                Vec::new()
-            };
-            let list = [values, flags].concat().join(", ");
+            let flags: &[String] = if existed { &["sent".to_owned()] } else { &[] };
+            let list = [&values, flags].concat().join(", ");
             let text = text.replacen(source, &format!("(SELECT {list} FROM {source} OFFSET 0) AS u"), 1);
             let one = std::iter::once(&rest);
             let arrays = if existed { self.flagged(one) } else { self.row_arrays(one) };
@@ -328,19 +319,19 @@ impl MirrorSql {
         columns(self.columns, rows)
     }
 
-    /// The rows, then for each column outside the key whether it was sent.
+    /// The rows, then for each whether its columns were sent, a letter for each; null: all were.
     fn flagged<'r>(&self, rows: impl Iterator<Item = &'r Row> + Clone) -> Vec<TextArray> {
         let mut arrays = self.row_arrays(rows.clone());
-        for position in (0..self.columns).filter(|position| !self.key.contains(position)) {
-            let sent = |row: &Row| row[position] != TupleData::UnchangedToast;
-            // All sent is said by an empty array: unnest fills up with NULL.
-            let flags = if rows.clone().all(sent) {
-                TextArray::default()
-            } else {
-                rows.clone().map(|row| if sent(row) { "t" } else { "f" }).collect()
-            };
-            arrays.push(flags);
+        let mut flags = TextArray::default();
+        let is_sent = |value: &TupleData| *value != TupleData::UnchangedToast;
+        // Nothing at all where nothing is unsent: unnest fills up with NULL.
+        if !rows.clone().all(|row| row.iter().all(is_sent)) {
+            for row in rows {
+                let letters = || row.iter().map(|value| if is_sent(value) { b't' } else { b'f' }).collect::<Vec<u8>>();
+                flags.push((!row.iter().all(is_sent)).then(|| Bytes::from(letters())));
+            }
         }
+        arrays.push(flags);
         arrays
     }
 }

@@ -30,7 +30,7 @@ pub(crate) async fn source(client: &Client, table: &Table) -> Result<String> {
     let row = client.query_opt(sql, &[&table.oid]).await.context(format!("look for {name}"))?.ok_or_else(|| {
         Error::usage(format!("{name} is not there any more, or was made anew: run portalhook setup --adopt"))
     })?;
-    Ok(format!("{}.{}", quote(row.get(0)), quote(row.get(1))))
+    Ok(format!("{}{}.{}", table.only(), quote(row.get(0)), quote(row.get(1))))
 }
 
 impl Comparison<'_> {

@@ -141,7 +141,10 @@ pub(crate) async fn count(
     progress: &mut (dyn FnMut(String) + Send),
 ) -> Result<()> {
     client.batch_execute("SAVEPOINT counting").await.context("set a savepoint")?;
-    let in_one = count::count_sql(plan);
+    let lsn = lsn.to_string();
+    let mut in_one = count::failures_sql(plan, &lsn);
+    in_one.push(count::count_sql(plan));
+    let in_one = in_one.join(";\n");
     let Err(error) = patiently(client.batch_execute(&in_one), progress, "counters").await else { return Ok(()) };
     let of_a_row = |code: &SqlState| ["21", "22", "23"].iter().any(|class| code.code().starts_with(class));
     if !error.code().is_some_and(of_a_row) {
@@ -150,7 +153,7 @@ pub(crate) async fn count(
     let problem = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
     progress(format!("a row cannot be evaluated ({problem}): counting row by row"));
     client.batch_execute("ROLLBACK TO counting").await.context("go back to the savepoint")?;
-    for sql in count::count_one_by_one_sql(plan, &lsn.to_string()) {
+    for sql in count::count_one_by_one_sql(plan, &lsn) {
         patiently(client.batch_execute(&sql), progress, "counters").await.context("count what users have done")?;
     }
     Ok(())
@@ -214,12 +217,11 @@ fn copy_sql(table: &Table) -> String {
     let names: Vec<String> = stored.iter().map(|column| quote(&column.name)).collect();
     let values: Vec<String> = stored.iter().map(|column| value(column)).collect();
     format!(
-        "INSERT INTO {} ({}) SELECT {} FROM {}.{}",
+        "INSERT INTO {} ({}) SELECT {} FROM {}",
         table.mirror_name(),
         names.join(", "),
         values.join(", "),
-        quote(&table.schema),
-        quote(&table.name)
+        table.source()
     )
 }
 
@@ -229,7 +231,7 @@ fn value(column: &Column) -> String {
     if column.mirror_type == column.source_type {
         name
     } else {
-        format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END")
+        format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END")
     }
 }
 

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::event::shape::{Entry, Shape};
 use crate::mapping::plan::{Entity, EntityPlan, Plan};
 use crate::mapping::record;
-use crate::mapping::select::{IdLookup, Restriction, Variant};
+use crate::mapping::select::{ByColumn, IdLookup, Restriction, Variant};
 
 /// A row, named by its table's key, that the mapping cannot evaluate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,7 +43,7 @@ pub(crate) struct Select {
     /// For rows that are too large to be read.
     cut: HashMap<(Variant, Target), String>,
     /// For rows that are not live, each output alone: one of them may raise.
-    by_columns: HashMap<Target, Vec<String>>,
+    by_column: HashMap<Target, ByColumn>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,7 +99,7 @@ impl Select {
         }
         let mut texts = HashMap::new();
         let mut cut = HashMap::new();
-        let mut by_columns = HashMap::new();
+        let mut by_column = HashMap::new();
         for (target, restriction) in &targets {
             for variant in [Variant::Live, Variant::Any] {
                 let whole = plan.select(entity.entity, variant, restriction);
@@ -109,7 +109,7 @@ impl Select {
                 texts.insert((variant, *target), bounded);
                 cut.insert((variant, *target), plan.select_cut(entity.entity, variant, restriction));
             }
-            by_columns.insert(*target, plan.select_by_columns(entity.entity, Variant::Any, restriction));
+            by_column.insert(*target, plan.select_by_column(entity.entity, Variant::Any, restriction));
         }
         Self {
             shape: Shape::new(entity),
@@ -119,7 +119,7 @@ impl Select {
             plan: entity.clone(),
             texts,
             cut,
-            by_columns,
+            by_column,
         }
     }
 
@@ -398,13 +398,13 @@ impl Request<'_> {
         failures: &mut Vec<RowFailure>,
     ) -> Result<Option<Entry>> {
         let select = self.select;
-        let texts = select.by_columns.get(&self.wanted.target()).map(Vec::as_slice).unwrap_or_default();
+        let Some(by_column) = select.by_column.get(&self.wanted.target()) else { return Ok(None) };
         let arrays = self.wanted.arrays(select);
         let mut key: Option<Vec<Option<String>>> = None;
-        let mut outputs: Vec<Option<String>> = Vec::with_capacity(texts.len());
+        let mut outputs: Vec<Option<String>> = Vec::with_capacity(select.shape.names.len());
         let mut raised = Vec::new();
-        for (text, output) in texts.iter().zip(&select.shape.names) {
-            match sql.query(&self.what(), text, &parameters(&arrays)).await {
+        for (place, output) in select.shape.names.iter().enumerate() {
+            match sql.query_once(&self.what(), &by_column.text(place), &parameters(&arrays)).await {
                 Ok(rows) => {
                     let [row] = rows.as_slice() else {
                         failures.push(self.failure(error));

@@ -541,6 +541,7 @@ mod tests {
                 mirror: "public.posts".into(),
                 columns: vec![column("id", 20), column("body", 25)],
                 key: key.to_vec(),
+                only: false,
             }],
             entities: Vec::new(),
         }

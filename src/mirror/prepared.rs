@@ -101,6 +101,17 @@ impl<'a> Prepared<'a> {
         self.cause(what, self.client.execute(sql, parameters).await).await
     }
 
+    /// A query whose text hardly comes again.
+    pub(crate) async fn query_once(
+        &self,
+        what: &str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.cause(what, self.client.query(sql, parameters).await).await
+    }
+
     /// Behind a posted statement that failed, every other one fails for that.
     async fn cause<T>(&self, what: &str, answer: std::result::Result<T, tokio_postgres::Error>) -> Result<T> {
         if answer.is_err() {

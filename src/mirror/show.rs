@@ -58,7 +58,7 @@ impl Show {
             values.push(if own {
                 place.clone()
             } else {
-                format!("CASE WHEN {place} IS NOT NULL THEN format('%s', {place}) END")
+                format!("CASE WHEN {place} IS DISTINCT FROM NULL THEN format('%s', {place}) END")
             });
             columns.push(format!("{} {of_type}", quote(name)));
         }

@@ -1,7 +1,7 @@
 //! The settings that every session of ours pins, whatever the database, the role or the server say.
 
 /// Name and value, in PostgreSQL's spelling.
-const PINNED: [(&str, &str); 17] = [
+const PINNED: [(&str, &str); 22] = [
     // How values are printed and read.
     ("DateStyle", "ISO,MDY"),
     ("TimeZone", "UTC"),
@@ -10,7 +10,15 @@ const PINNED: [(&str, &str); 17] = [
     ("extra_float_digits", "1"),
     ("lc_monetary", "C"),
     ("lc_numeric", "C"),
+    // Localized names of months and days.
+    ("lc_time", "C"),
+    // Whether the word NULL in an array's text is a null, and what text makes an xml value.
+    ("array_nulls", "on"),
+    ("xmloption", "content"),
+    ("xmlbinary", "base64"),
     ("standard_conforming_strings", "on"),
+    // Names as the catalog's functions print them are compared and parsed.
+    ("quote_all_identifiers", "off"),
     // A table under row-level security must fail rather than look empty.
     ("row_security", "off"),
     // Only qualified names mean anything.

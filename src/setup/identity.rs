@@ -107,6 +107,7 @@ mod tests {
             mirror: "public.users".into(),
             columns: Vec::new(),
             key: key.to_vec(),
+            only: false,
         };
         let member = |generated: Option<&str>, version| Member {
             name: "public.users".into(),

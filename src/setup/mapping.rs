@@ -76,6 +76,9 @@ pub(crate) async fn grant(
     if !sql.is_empty() {
         script.run(client, &sql.join(";\n"), "grant SELECT on the mapped columns").await?;
     }
+    // What else the SELECTs name: types, functions, operators. A daemon that switches asks for it itself.
+    let schemas = format!("SELECT portalhook.grant_schemas({})", literal(&role.name));
+    script.run(client, &schemas, "grant USAGE on the schemas that the mapping names").await?;
     let granted: Vec<String> =
         plan.tables.iter().map(|table| format!("{} ({})", shown(table), columns(table).len())).collect();
     script.say("columns", format!("{} may read the mapped columns of {}", role.name, granted.join(", ")))

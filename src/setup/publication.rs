@@ -110,7 +110,7 @@ async fn change_tables(
         let (oid, limited): (u32, bool) = (row.get(0), row.get(3));
         if limited || !plan.tables.iter().chain(kept).any(|table| table.oid == oid) {
             let (schema, name): (&str, &str) = (row.get(1), row.get(2));
-            let sql = format!("ALTER PUBLICATION {quoted} DROP TABLE {}.{}", quote(schema), quote(name));
+            let sql = format!("ALTER PUBLICATION {quoted} DROP TABLE ONLY {}.{}", quote(schema), quote(name));
             patiently(client, &sql, "take a table out of the publication", script).await?;
             done.push(format!("removed {schema}.{name}"));
         }
@@ -145,8 +145,9 @@ pub(super) async fn patiently(client: &Client, sql: &str, doing: &str, script: &
     }
 }
 
+/// ONLY: what inherits from it is not mapped, and without a key its updates would be refused once it is published.
 fn qualified(table: &Table) -> String {
-    format!("{}.{}", quote(&table.schema), quote(&table.name))
+    format!("ONLY {}.{}", quote(&table.schema), quote(&table.name))
 }
 
 /// `public.posts`, for people.

@@ -68,7 +68,7 @@ impl Rebuild {
                 .iter()
                 .map(|column| format!("{} = {}", of_table(column), value(column, source(old, column), false)))
                 .collect();
-            format!(" LEFT JOIN {}.{} AS a ON {}", quote(&table.schema), quote(&table.name), on.join(" AND "))
+            format!(" LEFT JOIN {} AS a ON {}", table.source(), on.join(" AND "))
         } else {
             String::new()
         };
@@ -176,7 +176,7 @@ fn converted(column: &Column, source: &Column, lenient: bool) -> String {
     if is_same(column, source) {
         return name;
     }
-    let text = format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END");
+    let text = format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END");
     match column.mirror_type.as_str() {
         "text" => text,
         to if lenient => format!("portalhook.castable({text}, {})::{to}", literal(to)),
@@ -190,6 +190,6 @@ fn of_table(column: &Column) -> String {
     if column.mirror_type == column.source_type {
         name
     } else {
-        format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END")
+        format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END")
     }
 }

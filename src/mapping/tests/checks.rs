@@ -127,6 +127,23 @@ async fn without_its_where_a_select_shows_rows_whatever_their_state() {
         (nested, &["1"], &["1", "2", "3"]),
         // There the WHERE is what joins: without it each post would come with each state.
         (comma, &["1", "2"], &["1", "2"]),
+        // Of its conditions those go that say something of the post alone.
+        (&format!("{comma} AND p.title <> 'two'"), &["1"], &["1", "2"]),
+        (&format!("{comma} AND (p.title <> 'two' OR s.hidden)"), &["1", "2"], &["1", "2"]),
+        (&format!("{comma} AND (p.title <> 'two' OR p.id = 1) AND NOT s.hidden"), &["1"], &["1"]),
+        (
+            &comma.replace(", states s WHERE", " JOIN states s ON true WHERE p.deleted_at IS NULL AND p.id BETWEEN 1 AND 1 AND"),
+            &["1"],
+            &["1", "2"],
+        ),
+        (
+            &comma.replace(
+                ", states s WHERE",
+                " LEFT JOIN LATERAL (SELECT * FROM states x WHERE x.id = p.state LIMIT 1) s ON true WHERE p.id < 3 AND s.id < 5 AND 0 =",
+            ).replace("s.id = p.state", "0"),
+            &["1"],
+            &["1", "2", "3"],
+        ),
     ] {
         let (plan, _) = read_with_warnings(&client, &mapping(&[(Entity::Posts, query)])).await.expect(query);
         fill(&client, &plan).await;

@@ -85,6 +85,8 @@ CREATE MATERIALIZED VIEW app.stored AS SELECT p.id FROM app.posts p;
 CREATE UNLOGGED TABLE app.hasty(id int PRIMARY KEY);
 CREATE TABLE app.parent(id int PRIMARY KEY); CREATE TABLE app.child(x int) INHERITS (app.parent);
 CREATE SEQUENCE app.counter;
+CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
+CREATE FOREIGN TABLE app.far(id int) SERVER nowhere;
 CREATE FUNCTION app.dice() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 4';
 CREATE VIEW app.grouped AS SELECT v.post_id, count(*) FROM app.votes v GROUP BY v.post_id;
 CREATE SCHEMA portalhook; CREATE TABLE portalhook.own(id int PRIMARY KEY);
@@ -104,6 +106,8 @@ distinct_on|SELECT DISTINCT ON (p.tenant_id) p.id FROM app.posts p
 having|SELECT max(p.id) AS id FROM app.posts p HAVING count(*) > 1
 aggregate|SELECT max(p.id) AS id FROM app.posts p
 named_window|SELECT p.id, rank() OVER w AS r FROM app.posts p WINDOW w AS (ORDER BY p.id)
+aggregate_keyless|SELECT max(e.id) AS id FROM app.events e
+aggregate_keyless_deep|SELECT x.id FROM (SELECT count(*) AS id FROM app.events e) x
 grouped_view|SELECT g.post_id AS id FROM app.grouped g
 grouped_subquery|SELECT g.id FROM (SELECT v.post_id AS id FROM app.votes v GROUP BY v.post_id) g
 locking|SELECT p.id FROM app.posts p FOR UPDATE
@@ -112,6 +116,8 @@ random|SELECT p.id, random() AS r FROM app.posts p
 clock|SELECT p.id, clock_timestamp() AS r FROM app.posts p
 volatile|SELECT p.id, app.dice() AS r FROM app.posts p
 matview|SELECT s.id FROM app.stored s
+foreign|SELECT f.id FROM app.far f
+foreign_joined|SELECT p.id FROM app.posts p LEFT JOIN app.far f ON f.id = p.id
 unlogged|SELECT h.id FROM app.hasty h
 inherited|SELECT x.id FROM app.parent x
 only_partitioned|SELECT e.id FROM ONLY app.events e
@@ -148,6 +154,8 @@ const UNFOLLOWED_REASONS: &[(&str, &str)] = &[
     ("having", "aggregate in a subquery"),
     ("aggregate", "an aggregate without subquery"),
     ("named_window", "window function"),
+    ("aggregate_keyless", "an aggregate without subquery"),
+    ("aggregate_keyless_deep", "an aggregate without subquery"),
     ("grouped_view", "the view app.grouped that it reads: it has GROUP BY"),
     ("grouped_subquery", "it has GROUP BY"),
     ("locking", "it locks rows"),
@@ -156,6 +164,8 @@ const UNFOLLOWED_REASONS: &[(&str, &str)] = &[
     ("clock", "clock_timestamp(), which is VOLATILE"),
     ("volatile", "app.dice(), which is VOLATILE"),
     ("matview", "app.stored, which is a materialized view"),
+    ("foreign", "app.far, which is a foreign table"),
+    ("foreign_joined", "app.far, which is a foreign table"),
     ("unlogged", "app.hasty, which is unlogged"),
     ("inherited", "app.parent, which has tables that inherit from it: write ONLY"),
     ("only_partitioned", "app.events, with ONLY"),

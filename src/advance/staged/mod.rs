@@ -114,6 +114,9 @@ impl Advance {
             tell_time(sql, &net).await?;
         }
         let (altered, written) = writes.finish(&self.plan).await?;
+        for table in std::mem::take(&mut writes.lacking) {
+            self.complete(sql, table).await?;
+        }
         let mut staged = Staged { sql, writes, net, written, failed: HashSet::new(), pace };
         self.move_mirror(&mut staged, &mut group).await?;
         self.forget_written(&altered, &staged.written);

@@ -9,6 +9,8 @@ use crate::advance::Advance;
 use crate::advance::group::Group;
 use crate::error::{Context as _, Result};
 use crate::failpoint;
+use crate::mapping::layout::{literal, quote};
+use crate::mapping::plan::Table;
 use crate::mirror::compare::Comparison;
 use crate::mirror::net::{Net, Write};
 use crate::mirror::prepared::Prepared;
@@ -59,7 +61,7 @@ impl Advance {
             if !job.compared.contains(&copy.oid) {
                 continue;
             }
-            let is_its = |old: &&crate::mapping::plan::Table| old.oid == copy.oid || old.called() == copy.called();
+            let is_its = |old: &&Table| old.oid == copy.oid || old.called() == copy.called();
             let Some(index) = self.plan.tables.iter().position(|old| is_its(&old)) else { continue };
             let table = &self.plan.tables[index];
             let stays = |name: &str| copy.columns.iter().any(|column| column.is_stored() && column.name == name);
@@ -67,9 +69,40 @@ impl Advance {
                 tracing::warn!("{} has lost columns that were mirrored: what it missed gives no events", copy.called());
                 continue;
             }
-            let comparison = Comparison { index, table, source: copy.mirror_name() };
+            let Some(source) = as_before(session, table, copy).await? else {
+                tracing::warn!(
+                    "{} has values of another kind than its mirror: what it missed gives no events",
+                    copy.called()
+                );
+                continue;
+            };
+            let comparison = Comparison { index, table, source };
             writes.extend(comparison.differences(session, writes.len()).await?);
         }
         Ok(writes)
     }
+}
+
+/// The copy with the types of the mirror that was there; `None`: not all of its values can be of those.
+async fn as_before(session: &Session, table: &Table, copy: &Table) -> Result<Option<String>> {
+    let stored = || table.columns.iter().filter(|column| column.is_stored());
+    let is_other =
+        |name: &str, of: &str| copy.columns.iter().any(|column| column.name == name && column.mirror_type != of);
+    let (mut columns, mut castable) = (Vec::new(), Vec::new());
+    for column in stored() {
+        let (name, of) = (quote(&column.name), &column.mirror_type);
+        if is_other(&column.name, of) {
+            let text = format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END");
+            castable.push(format!("({name} IS NULL OR portalhook.castable({text}, {}) IS NOT NULL)", literal(of)));
+            columns.push(format!("({text})::{of} AS {name}"));
+        } else {
+            columns.push(name);
+        }
+    }
+    if castable.is_empty() {
+        return Ok(Some(copy.mirror_name()));
+    }
+    let sql = format!("SELECT coalesce(bool_and({}), true) FROM {}", castable.join(" AND "), copy.mirror_name());
+    let can: bool = session.query_one(&sql, &[]).await.context("read a copy as what its mirror was")?.get(0);
+    Ok(can.then(|| format!("(SELECT {} FROM {}) AS copied", columns.join(", "), copy.mirror_name())))
 }

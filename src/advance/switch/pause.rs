@@ -182,10 +182,10 @@ impl Advance {
                         return Ok(true);
                     }
                 }
-                Err(Unfit::Keyless(why)) => {
-                    if self.wait(sql, session, &why, &mut meanwhile).await? {
-                        return Ok(true);
-                    }
+                // The copy that it is compared with brings the mapping.
+                Err(Unfit::Keyless(table, why)) => {
+                    self.resync(session, table, &why).await?;
+                    return Ok(false);
                 }
             }
         }

@@ -202,7 +202,8 @@ impl Advance {
                     self.ask_for_tables(session).await?;
                     return Ok(Fit::Pause(is_copied_first(&title)));
                 }
-                Err(Unfit::Keyless(why)) => why,
+                Err(Unfit::Keyless(oid, why)) if oid == table.oid => return Ok(Fit::Resync(why)),
+                Err(Unfit::Keyless(_, why)) => why,
             },
         };
         tracing::debug!("the newest mapping does not help: {problem}");

@@ -5,7 +5,10 @@
 
 mod catalog;
 mod control;
+mod gap;
+mod guard;
 mod house;
+mod met;
 mod observe;
 mod retained;
 mod settings;
@@ -19,6 +22,7 @@ use tokio::time::{Instant, timeout};
 
 pub(crate) use self::control::Control;
 use self::control::Request;
+use self::met::{Follower, Met};
 use crate::advance::Advance;
 use crate::advance::switch::copier;
 use crate::capture::{self, wal};
@@ -48,20 +52,24 @@ pub(crate) async fn run(mut config: Config, mut control: Control) -> Result<()> 
     let database = Database::parse(config.database.url()?.expose())?;
     tracing::info!("portalhook {}: {database}", env!("CARGO_PKG_VERSION"));
     let figures = Arc::new(Figures::default());
+    let (meeting, met) = watch::channel(None);
+    let server = Follower::new(met);
     loop {
+        let (limit, limited) = mpsc::channel(1);
+        let limits = Limits { meeting: &meeting, server: &server, limited };
         let watched = async {
             tokio::join!(
                 systemd::keep_informed(&figures),
                 admin::serve(config.admin.listen, figures.clone()),
-                observe::watch(&database, &figures, config.capture.max_wal),
-                catalog::follow(&database, &figures),
-                house::keep(&database, &figures, config.ledger.retention),
+                observe::watch(&server, &figures, config.capture.max_wal, &limit),
+                catalog::follow(&server, &figures),
+                house::keep(&server, &figures, config.ledger.retention),
             );
             std::future::pending::<Result<Request>>().await
         };
         let request = tokio::select! {
             biased;
-            request = Box::pin(supervise(&config, &database, &figures, &mut control)) => request?,
+            request = Box::pin(supervise(&config, &database, &figures, &mut control, limits)) => request?,
             never = Box::pin(watched) => never?,
         };
         match request {
@@ -74,14 +82,30 @@ pub(crate) async fn run(mut config: Config, mut control: Control) -> Result<()> 
     }
 }
 
+/// What the supervisor has to do with the server, beside the parts.
+struct Limits<'a> {
+    /// Where it says which server capture has met.
+    meeting: &'a watch::Sender<Option<Met>>,
+    /// That server.
+    server: &'a Follower,
+    /// Why the slot must not be kept.
+    limited: mpsc::Receiver<String>,
+}
+
 /// Runs the parts, again after each fault, until something is asked for.
-async fn supervise(config: &Config, database: &Database, figures: &Figures, control: &mut Control) -> Result<Request> {
+async fn supervise(
+    config: &Config,
+    database: &Database,
+    figures: &Figures,
+    control: &mut Control,
+    mut limits: Limits<'_>,
+) -> Result<Request> {
     let mut wait = FIRST_WAIT;
     figures.set_state(State::Starting);
     loop {
         let began = Instant::now();
         let (stop, stopping) = watch::channel(false);
-        let mut running = Box::pin(once(config, database, figures, stopping));
+        let mut running = Box::pin(once(config, database, figures, limits.meeting, stopping));
         let ended = tokio::select! {
             biased;
             request = control.next(config) => {
@@ -96,11 +120,22 @@ async fn supervise(config: &Config, database: &Database, figures: &Figures, cont
                 }
                 return Ok(request);
             }
-            ended = &mut running => ended,
+            Some(why) = limits.limited.recv() => {
+                stop.send_replace(true);
+                // What hangs ends with its connections.
+                drop(timeout(STOP, &mut running).await);
+                drop(running);
+                guard::give_up(limits.server, &why).await
+            }
+            ended = &mut running => ended.and_then(|()| Err(Error::failed("the daemon stopped by itself"))),
         };
         let error = match ended {
-            // Nobody asked: a part ended as if somebody had.
-            Ok(()) => Error::failed("the daemon stopped by itself"),
+            // The slot is given up: what is missed meanwhile is found at once.
+            Ok(()) => {
+                figures.set_state(State::Starting);
+                wait = FIRST_WAIT;
+                continue;
+            }
             Err(error) if error.kind() == Kind::Again => {
                 tracing::info!("{error:?}: going on from the checkpoint");
                 figures.set_state(State::Starting);
@@ -119,6 +154,11 @@ async fn supervise(config: &Config, database: &Database, figures: &Figures, cont
         tokio::select! {
             biased;
             request = control.next(config) => return Ok(request),
+            Some(why) = limits.limited.recv() => {
+                if let Err(error) = guard::give_up(limits.server, &why).await {
+                    tracing::error!("the replication slot cannot be given up: {error:?}");
+                }
+            }
             () = tokio::time::sleep(wait) => {}
         }
         wait = (wait * 2).min(LAST_WAIT);
@@ -137,6 +177,7 @@ async fn once(
     config: &Config,
     database: &Database,
     figures: &Figures,
+    meeting: &watch::Sender<Option<Met>>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
     let session = tokio::select! {
@@ -148,13 +189,11 @@ async fn once(
     let database = session.database();
     let mut advance = Advance::load(&session, settings::advance(config)).await?;
     let source = source::look(database, &session, &mut advance).await?;
-    if let Some(gap) = &source.gap {
-        tokio::select! {
-            biased;
-            // The session ends with us, and what it has not committed with it.
-            _ = shutdown.wait_for(|now| *now) => return Ok(()),
-            closed = Box::pin(advance.close_gap(database, &session, gap)) => closed?,
-        }
+    meeting.send_replace(Some(Met::of(&session, &advance.checkpoint().slot).await?));
+    if let Some(gap) = &source.gap
+        && !gap::close(&session, &mut advance, gap, config, figures, &mut shutdown).await?
+    {
+        return Ok(());
     }
     let checkpoint = advance.checkpoint().clone();
 

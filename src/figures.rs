@@ -36,6 +36,8 @@ pub(crate) struct Figures {
 pub(crate) enum State {
     /// Connecting, or loading the checkpoint.
     Starting,
+    /// The stream was interrupted: what was missed is being found. The reason.
+    Closing(String),
     Streaming,
     /// Waits before it starts again; the fault as a chain.
     Faulty(String),
@@ -92,7 +94,7 @@ impl Figures {
         match state {
             State::Streaming => self.streamed.store(true, Ordering::Relaxed),
             State::Faulty(_) => drop(self.restarts.fetch_add(1, Ordering::Relaxed)),
-            State::Starting | State::Stopping => {}
+            State::Starting | State::Closing(_) | State::Stopping => {}
         }
         self.state.send_replace(state);
     }
@@ -100,6 +102,16 @@ impl Figures {
     /// It has worked: the settings are right, and what fails now is not ours to give up for.
     pub(crate) fn has_streamed(&self) -> bool {
         self.streamed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the daemon has begun its work: before, whoever started it hears of every fault.
+    pub(crate) async fn work(&self) {
+        drop(self.follow().wait_for(|state| matches!(state, State::Streaming | State::Closing(_))).await);
+    }
+
+    /// Waits until the stream flows. What others write beside a gap that is being closed could be in its way.
+    pub(crate) async fn flow(&self) {
+        drop(self.follow().wait_for(|state| *state == State::Streaming).await);
     }
 
     /// Hears of every change of the state.
@@ -142,6 +154,10 @@ impl Figures {
             State::Streaming if self.seen().is_some() => lock(&self.paused).clone(),
             State::Streaming => Some("the database does not answer".to_owned()),
             State::Starting => Some("starting: not streaming yet".to_owned()),
+            State::Closing(why) => {
+                let paused = lock(&self.paused).as_ref().map(|paused| format!("; {paused}")).unwrap_or_default();
+                Some(format!("finding what was missed, since {why}{paused}"))
+            }
             State::Faulty(fault) => Some(format!("starting again after: {fault}")),
             State::Stopping => Some("stopping".to_owned()),
         }
@@ -165,6 +181,10 @@ impl fmt::Display for Figures {
             (State::Streaming, Some(seen)) => write!(f, "streaming, {} behind", bytes(seen.behind()))?,
             (State::Streaming, None) => write!(f, "streaming")?,
             (State::Starting, _) => write!(f, "starting")?,
+            (State::Closing(_), _) if lock(&self.paused).is_some() => {
+                write!(f, "PAUSED after a lost slot (portalhook status says why)")?;
+            }
+            (State::Closing(why), _) => write!(f, "finding what was missed, since {why}")?,
             (State::Faulty(fault), _) => write!(f, "starting again after: {fault}")?,
             (State::Stopping, _) => write!(f, "stopping, {} in flight", requests(load.in_flight))?,
         }
@@ -245,6 +265,8 @@ mod tests {
     fn the_daemon_is_well_while_it_streams_and_the_database_answers() {
         let figures = Figures::default();
         assert_eq!(figures.trouble().as_deref(), Some("starting: not streaming yet"));
+        figures.set_state(State::Closing("slot x is gone".to_owned()));
+        assert_eq!(figures.trouble().as_deref(), Some("finding what was missed, since slot x is gone"));
         figures.set_state(State::Streaming);
         assert_eq!(figures.trouble().as_deref(), Some("the database does not answer"));
         figures.set_seen(Some(seen()));

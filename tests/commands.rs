@@ -89,10 +89,12 @@ fn status_tells_how_everything_does_to_people_and_to_scripts() {
         [
             "portalhook",
             "migrations",
+            "copy",
             "time",
             "daemon",
             "slot",
             "position",
+            "gap",
             "mirror",
             "switches",
             "pending",

@@ -53,6 +53,13 @@ fn stays_silent(copy: &Portal, receiver: &Receiver) {
     }
     let setup = copy.setup_with(&[]);
     assert_eq!(setup.status.code(), Some(64), "nor does setup go on as if nothing were");
+    let says = |arguments: &[&str]| String::from_utf8_lossy(&copy.command(arguments).stdout).into_owned();
+    let said = says(&["check"]);
+    let failed: Vec<&str> = said.lines().filter(|line| line.starts_with("fail") && line.contains("copy")).collect();
+    assert!(failed.len() == 1 && failed[0].contains("portalhook setup --adopt"), "{said}");
+    assert!(says(&["status"]).starts_with("COPY  "), "{}", says(&["status"]));
+    let json: serde_json::Value = serde_json::from_str(&says(&["status", "--json"])).expect("a document");
+    assert!(json["copy"].as_str().is_some_and(|what| what.contains("nothing is delivered")), "{json}");
     assert_eq!(receiver.received().len(), arrived);
     assert_eq!(copy.sql("SELECT position FROM portalhook.checkpoint"), recorded);
 }
@@ -266,7 +273,11 @@ fn files_that_were_put_back_go_on_and_a_new_source_gives_new_ids() {
     let first = portal.events(&receiver, endpoint);
     daemon.terminate();
     portal.database.put_files_back();
-    succeeds(&portal.setup_with(&["--new-source"]));
+    let refused = portal.setup_with(&["--new-source"]);
+    assert_eq!(refused.status.code(), Some(64), "this is no copy");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("add --here"), "{refused:?}");
+    assert_eq!(portal.sql("SELECT bool_and(enabled) FROM portalhook.endpoints"), "t");
+    succeeds(&portal.setup_with(&["--new-source", "--here"]));
     let daemon = portal.run();
     portal.sql("UPDATE portalhook.endpoints SET enabled = true");
     portal.sql(&vote(1));
@@ -276,6 +287,22 @@ fn files_that_were_put_back_go_on_and_a_new_source_gives_new_ids() {
     let again = received.iter().rfind(|one| one.event() == "vote.created").expect("the vote");
     assert_ne!(again.id(), first[0].id());
     daemon.terminate();
+}
+
+#[test]
+fn setup_refuses_an_administrator_who_is_at_another_server() {
+    let portal = production();
+    let other = Database::on_its_own_server(&[]).beside(portal.database.name());
+    other.beside("postgres").sql(&format!("CREATE DATABASE {}", portal.database.name()));
+    let other = at(other);
+    other.sql(SCHEMA);
+    // Of the other's administrator, with the way into this one.
+    other.configure(&portal.database.role_url());
+    let refused = other.try_setup(VIEWS);
+    assert_eq!(refused.status.code(), Some(64), "{refused:?}");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("leads to another server than database.url") && said.lines().count() == 1, "{said}");
+    assert_eq!(other.sql("SELECT to_regnamespace('portalhook') IS NULL"), "t", "nothing was changed");
 }
 
 #[test]

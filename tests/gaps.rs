@@ -168,6 +168,152 @@ fn a_slot_that_the_server_gives_up_under_a_daemon_that_stands_still_is_made_anew
     assert_eq!(mirror::differences(&portal), "");
 }
 
+/// On a server of its own, whose settings do not bound the slot.
+#[cfg(feature = "failpoints")]
+fn unbounded() -> Portal {
+    let portal = Portal::without_setup(Database::on_its_own_server(&[]), include_str!("../sql/demo/portal.sql"));
+    portal.setup(include_str!("../sql/demo/views.sql"));
+    portal
+}
+
+/// A daemon that may keep two segments of write-ahead log, and takes a slot that it sees twice in one place for one that
+/// stands still.
+#[cfg(feature = "failpoints")]
+fn limited(portal: &Portal) -> Process {
+    let daemon = portal.spawn(&[("PORTALHOOK_CAPTURE__MAX_WAL", "20MB"), ("PORTALHOOK_LIMITS", "still:0")]);
+    daemon.wait_for_line("streaming");
+    daemon
+}
+
+#[cfg(feature = "failpoints")]
+const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
+
+#[test]
+#[cfg(feature = "failpoints")]
+fn a_slot_that_keeps_too_much_while_the_mapping_is_paused_is_given_up_and_the_gap_closed_when_it_fits() {
+    let portal = unbounded();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = limited(&portal);
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    portal.sql("ALTER TABLE posts RENAME title TO headline; UPDATE posts SET status = 'planned' WHERE id = 98");
+    daemon.wait_for_line("the stream is paused before it");
+    outrun_the_slot(&portal);
+    daemon.wait_for_line("was given up: it kept ");
+    daemon.wait_for_line("is called headline now: the stream is paused");
+    assert_eq!(portal.sql(SLOTS), "0", "nothing holds the log");
+    for (command, words) in [
+        (["check"].as_slice(), "fail  the stream is interrupted at "),
+        (&["check"], "was given up: it kept "),
+        (&["status"], "% of capture.max_wal"),
+        (&["status"], "THE STREAM IS PAUSED"),
+        (&["status"], "is found by the mirror, and told then"),
+    ] {
+        let said = String::from_utf8_lossy(&portal.command(command).stdout).into_owned();
+        assert!(said.contains(words), "no {words:?} in {said}");
+    }
+    // Deliveries go on.
+    let id = receiver.received()[0].id().to_owned();
+    portal.sql(&format!("SELECT portalhook.redeliver('{id}') \\g /dev/null"));
+    receiver.wait_for("the vote again", |received| received.iter().filter(|one| one.id() == id).count() == 2);
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (2, 98, 49)");
+    assert_eq!(portal.sql(SLOTS), "0", "and nobody makes one in vain");
+    portal.sql(
+        "UPDATE portalhook.mapping SET query = regexp_replace(query, '\\mtitle\\M', 'headline AS title', 'g') WHERE entity = 'posts'",
+    );
+    daemon.wait_for_line("the gap from ");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (3, 98, 49)");
+    let expected = ["vote.created 1", "post.status_changed 98", "vote.created 2", "vote.created 3"];
+    assert_eq!(portal.event_names(&receiver, endpoint), expected);
+    assert_eq!(mirror::differences(&portal), "");
+    let status = String::from_utf8_lossy(&portal.command(&["status"]).stdout).into_owned();
+    assert!(!status.contains("gap   ") && !status.contains("PAUSED"), "{status}");
+}
+
+#[test]
+#[cfg(feature = "failpoints")]
+fn a_slot_that_keeps_too_much_while_the_server_refuses_our_commits_is_given_up_and_the_gap_closed_later() {
+    let portal = unbounded();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = limited(&portal);
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    portal.sql(
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql
+             AS $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON portalhook.events EXECUTE FUNCTION public.refuse();
+         INSERT INTO votes (id, post_id, user_id) VALUES (2, 98, 49)",
+    );
+    daemon.wait_for_line("No space left on device");
+    outrun_the_slot(&portal);
+    daemon.wait_for_line("was given up: it kept ");
+    // Closing the gap fails in the same way, and leaves no slot behind.
+    daemon.wait_for_line("closing the gap");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (3, 98, 49); DROP FUNCTION public.refuse CASCADE");
+    daemon.wait_for_line("the gap from ");
+    let expected = ["vote.created 1", "vote.created 2", "vote.created 3"];
+    assert_eq!(portal.event_names(&receiver, endpoint), expected);
+    assert_eq!(mirror::differences(&portal), "");
+}
+
+#[test]
+#[cfg(feature = "failpoints")]
+fn a_slot_that_keeps_too_much_while_somebody_locks_our_tables_is_given_up_and_the_gap_closed_later() {
+    let portal = unbounded();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = limited(&portal);
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    let url = portal.database.owner_url();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("start a runtime");
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connect");
+        tokio::spawn(connection);
+        client.batch_execute("BEGIN; LOCK TABLE portalhook.checkpoint").await.expect("lock the checkpoint");
+        portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (2, 98, 49)");
+        outrun_the_slot(&portal);
+        daemon.wait_for_line("was given up: it kept ");
+        assert_eq!(portal.sql(SLOTS), "0");
+        client.batch_execute("COMMIT").await.expect("let it go on");
+    });
+    daemon.wait_for_line("the gap from ");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (3, 98, 49)");
+    let expected = ["vote.created 1", "vote.created 2", "vote.created 3"];
+    assert_eq!(portal.event_names(&receiver, endpoint), expected);
+    assert_eq!(mirror::differences(&portal), "");
+}
+
+#[test]
+fn a_migration_in_the_gap_is_followed_before_the_gap_is_closed() {
+    let portal = portal();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.run().terminate();
+    portal.sql(&format!(
+        "{DROP_SLOT};
+         ALTER TABLE votes ALTER COLUMN id TYPE text USING 'v' || id;
+         ALTER TABLE posts RENAME TO suggestions;
+         INSERT INTO votes (id, post_id, user_id) VALUES ('v3', 98, 49);"
+    ));
+    let _daemon = portal.run();
+    let expected = ["vote.deleted 1", "vote.deleted 2", "vote.created v1", "vote.created v2", "vote.created v3"];
+    assert_eq!(portal.event_names(&receiver, endpoint), expected);
+    assert_eq!(mirror::differences(&portal), "");
+}
+
+#[test]
+fn setup_says_what_bounds_the_log_while_no_daemon_runs() {
+    let portal = Portal::without_setup(Database::on_its_own_server(&[]), include_str!("../sql/demo/portal.sql"));
+    let said = String::from_utf8_lossy(&portal.try_setup(include_str!("../sql/demo/views.sql")).stdout).into_owned();
+    assert!(said.contains("ALTER SYSTEM SET max_slot_wal_keep_size = '8192MB'; SELECT pg_reload_conf()"), "{said}");
+    portal.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '8192MB';\nSELECT pg_reload_conf() \\g /dev/null");
+    let said = String::from_utf8_lossy(&portal.setup_with(&[]).stdout).into_owned();
+    assert!(said.contains("done") && !said.contains("max_slot_wal_keep_size"), "{said}");
+}
+
 #[test]
 #[cfg(feature = "failpoints")]
 fn a_death_while_the_gap_is_closed_loses_nothing_and_tells_nothing_twice() {

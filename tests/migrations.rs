@@ -7,6 +7,7 @@ use crate::support::cluster::Database;
 use crate::support::portal::Portal;
 use crate::support::process;
 use crate::support::receiver::Receiver;
+use crate::support::session::Holder;
 
 const SCHEMA: &str = include_str!("../sql/demo/portal.sql");
 const VIEWS: &str = include_str!("../sql/demo/views.sql");
@@ -127,7 +128,7 @@ fn mending_waits_behind_nobody_for_long_and_touches_only_the_mapping() {
     portal.sql("DROP ROLE nobody_at_all");
     let daemon = portal.run();
     // A reader holds the table: mending would need to wait for it, and everybody else would wait for the mending.
-    let reader = Reader::of(&portal, "votes");
+    let reader = Holder::of(&portal, "SELECT FROM votes");
     portal.sql("ALTER PUBLICATION portalhook DROP TABLE comments");
     daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE public.comments");
     portal.sql(&format!("{PATIENCE} SELECT count(*) FROM votes;"));
@@ -165,7 +166,7 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     let daemon = portal.run();
     // The copy cannot end while this is locked, and holds posts meanwhile. (ACCESS EXCLUSIVE would give the session a transaction
     // id, for whose end a copy waits before it begins.)
-    let ours = Reader::locking(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
+    let ours = Holder::of(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
     portal.sql(
         "SELECT portalhook.request_copy(ARRAY['posts'::regclass::oid], 'the test wants it') \\g /dev/null
          DO $$ BEGIN
@@ -181,38 +182,6 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     daemon.wait_for_line("the test wants it: in force from here on");
     portal.sql("UPDATE posts SET title = 'After' WHERE id = 99");
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.updated 99"]);
-}
-
-/// A session of the application that holds ACCESS SHARE on a table.
-struct Reader {
-    runtime: tokio::runtime::Runtime,
-    client: Option<tokio_postgres::Client>,
-}
-
-impl Reader {
-    fn of(portal: &Portal, table: &str) -> Self {
-        Self::locking(portal, &format!("SELECT FROM {table}"))
-    }
-
-    fn locking(portal: &Portal, sql: &str) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let client = runtime.block_on(async {
-            let url = portal.database.owner_url();
-            let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connect");
-            tokio::spawn(connection);
-            client.batch_execute(&format!("BEGIN; {sql}")).await.expect("read");
-            client
-        });
-        Self { runtime, client: Some(client) }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        drop(self.client.take());
-        let _entered = self.runtime.enter();
-    }
 }
 
 #[test]

@@ -30,6 +30,32 @@ fn the_daemons_role_reads_mapped_columns_and_writes_nothing_of_the_application()
     );
 }
 
+/// A transaction of many parts needs temporary tables, which PUBLIC may make unless somebody took that away.
+#[test]
+fn temporary_tables_that_public_may_not_make_are_granted_and_missed() {
+    let database = Database::create();
+    let name = database.sql("SELECT current_database()");
+    database.sql(&format!("REVOKE TEMPORARY ON DATABASE \"{name}\" FROM PUBLIC"));
+    let portal = Portal::without_setup(database, include_str!("../sql/demo/portal.sql"));
+    let role = portal.database.role();
+    let grant = format!("TEMPORARY ON DATABASE \"{name}\" TO \"{role}\"");
+    portal.setup(include_str!("../sql/demo/views.sql"));
+    let printed = portal.setup_with(&["--print-sql"]);
+    assert!(String::from_utf8_lossy(&printed.stdout).contains(&grant), "{printed:?}");
+    let checked = |portal: &Portal| String::from_utf8_lossy(&portal.command(&["check"]).stdout).into_owned();
+    assert!(checked(&portal).contains(&format!("pass  role {role} may make temporary tables")));
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let _daemon = portal.spawn(&[("PORTALHOOK_LIMITS", "part:1,page:2")]);
+    portal.sql(VOTE);
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+
+    portal.sql(&format!("REVOKE TEMPORARY ON DATABASE \"{name}\" FROM \"{role}\""));
+    let missing =
+        format!("may not make temporary tables, in which large transactions are staged  — fix: GRANT {grant}");
+    assert!(checked(&portal).contains(&missing), "{}", checked(&portal));
+}
+
 #[test]
 fn a_daemon_reaches_its_database_over_a_unix_socket() {
     let portal = Portal::sample();

@@ -29,6 +29,7 @@ SELECT json_build_object(
         'lag_seconds', (SELECT extract(epoch FROM flush_lag)::float8 FROM walsender),
         'held_bytes', (SELECT held FROM slot)),
     'position', json_build_object('lsn', c.lsn, 'events', c.position),
+    'gap', c.gap,
     'mirror', json_build_object(
         'rows', coalesce((SELECT sum(rows) FROM mirror), 0),
         'tables', coalesce((SELECT json_agg(json_build_object('table', name, 'rows', rows) ORDER BY name) FROM mirror), '[]')),

@@ -4,10 +4,9 @@
 //! stands for all that was missed. Until that is committed, `checkpoint.gap` says that the slot does not count; so a crash
 //! in between begins anew, and nothing was told before.
 
-use std::collections::HashMap;
-
 use super::group::Group;
 use super::operations::{self, Operation};
+use super::switch::{pause, relation};
 use super::{Advance, durable, switch};
 use crate::capture::slot::{self, Slot};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -16,13 +15,13 @@ use crate::ledger::checkpoint;
 use crate::ledger::record;
 use crate::lsn::Lsn;
 use crate::mapping::layout::literal;
-use crate::mapping::plan::Entity;
+use crate::mapping::plan::{Entity, Plan};
 use crate::mirror::cache::Cache;
 use crate::mirror::catalog::{self, Follow, differences};
 use crate::mirror::compare::{self, Comparison};
 use crate::mirror::copy::{self, patiently};
 use crate::mirror::counters::CounterRows;
-use crate::mirror::net::{Net, OperationAt, Write};
+use crate::mirror::net::{Net, OperationAt};
 use crate::mirror::prepared::Prepared;
 use crate::session::{Database, ExportedSlot, Session};
 
@@ -48,6 +47,30 @@ pub(crate) struct Gap {
 }
 
 impl Advance {
+    /// Whether the mapping fits its tables as they are now; where it does not, the newest mapping is tried, and one line says
+    /// what to type. To be called before `close_gap`, again and again until it is true.
+    ///
+    /// # Errors
+    /// Where the database cannot be asked.
+    pub(crate) async fn gap_can_be_closed(&mut self, session: &Session) -> Result<bool> {
+        let sql = Prepared::new(session);
+        if let Some(why) = self.take_newest(&sql, session).await? {
+            let why = format!(
+                "{why}; but a gap has to be closed before that: until then name only tables that were mapped before"
+            );
+            self.pause(session, &why).await?;
+            return Ok(false);
+        }
+        let tables = relation::of_now(session, &self.plan).await?;
+        match self.prepare_for(&sql, session, &tables, u64::MAX).await? {
+            None => Ok(true),
+            Some(why) => {
+                self.pause(session, &why).await?;
+                Ok(false)
+            }
+        }
+    }
+
     /// Makes a new slot and takes the mirror to where that begins; everything that was missed becomes the events of one
     /// transaction. The session is the write session.
     ///
@@ -82,6 +105,7 @@ impl Advance {
                 Ok(())
             }
             Err(error) => {
+                let error = self.cannot_evaluate(&Prepared::new(session), session, error).await;
                 // It would keep write-ahead log for nobody.
                 match exported.discard().await {
                     Ok(()) => Err(error),
@@ -100,8 +124,7 @@ impl Advance {
         progress: &mut (dyn FnMut(String) + Send),
     ) -> Result<usize> {
         let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT {}; \
-             SET LOCAL synchronous_commit = on; SET LOCAL enable_seqscan = on",
+            "BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT {}; SET LOCAL synchronous_commit = on",
             literal(&slot.snapshot)
         );
         session.batch_execute(&begin).await.context("begin in the slot's snapshot")?;
@@ -123,20 +146,22 @@ impl Advance {
             commit_lsn: target.lsn,
             end_lsn: target.lsn,
             commit_micros: micros,
-            writes: self.missed_writes(session, progress).await?,
+            writes: Vec::new(),
             operations: Vec::new(),
             truncated: Vec::new(),
         };
-        session.batch_execute("SET LOCAL enable_seqscan = off").await.context("begin in the slot's snapshot")?;
-
+        let plan = self.plan.clone();
+        let comparisons = comparisons(&plan, session).await?;
+        self.remember_tables(session).await?;
         let started_at = self.checkpoint.position;
         let mut group = Group::of_gap(target);
         let missed = operations::read_missed(&sql).await?;
         let numbers: Vec<i64> = missed.iter().map(|(number, _)| *number).collect();
-        let operations = self.take_in(missed, &mut net, &mut group);
-        self.batch(&sql, vec![net], &operations, &mut group).await?;
+        let remapped = self.take_in(missed, &mut net, &mut group);
+        let made_up = self.make_up(&sql, &comparisons, net, "the gap", &mut group);
+        patiently(made_up, progress, "comparing the tables with their mirrors, and telling what differs").await?;
         sql.settle().await?;
-        if operations.values().any(|operation| matches!(operation, Operation::Mapping { .. })) {
+        if remapped {
             switch::turn::request(&sql, "the mapping was changed in the gap").await?;
         }
         self.recount(session, group.checkpoint.lsn, progress).await?;
@@ -146,6 +171,7 @@ impl Advance {
         record::routes(&sql, &self.routes, started_at).await?;
         record::failures(&sql, &self.plan, &group.failures).await?;
         operations::take(&sql, numbers).await?;
+        sql.query("end a pause", pause::OVER, &[&group.checkpoint.lsn.to_string()]).await?;
         let closing: Vec<crate::mirror::prepared::Owned> = vec![
             Box::new(gap.timeline),
             Box::new(group.checkpoint.source.clone()),
@@ -164,27 +190,6 @@ impl Advance {
         Ok(usize::try_from(self.checkpoint.position - started_at).unwrap_or_default())
     }
 
-    /// What the mirrors lack: posts before votes before comments, then the rest, each by key.
-    async fn missed_writes(&self, session: &Session, progress: &mut (dyn FnMut(String) + Send)) -> Result<Vec<Write>> {
-        let rank = |table: usize| {
-            let of = self.plan.entities.iter().filter(|entity| entity.base == Some(table));
-            of.map(|entity| entity.entity).min().unwrap_or(Entity::Portals)
-        };
-        let mut order: Vec<usize> = (0..self.plan.tables.len()).collect();
-        order.sort_by_key(|&table| rank(table));
-        let mut writes = Vec::new();
-        for index in order {
-            let table = &self.plan.tables[index];
-            let comparison = Comparison { index, table, source: compare::source(session, table).await? };
-            let label = format!("{}: comparing with the mirror", comparison.source);
-            // Operations stand at 0.
-            let found = comparison.differences(session, 1 + writes.len());
-            writes.extend(patiently(found, progress, &label).await?);
-        }
-        self.remember_tables(session).await?;
-        Ok(writes)
-    }
-
     /// What was compared is as good as copied: what a migration did to rows in the gap was found.
     async fn remember_tables(&self, session: &Session) -> Result<()> {
         let oids: Vec<u32> = self.plan.tables.iter().map(|table| table.oid).collect();
@@ -199,10 +204,10 @@ impl Advance {
         Ok(())
     }
 
-    /// Endpoints first, so that one which was added in the gap gets what the gap held. Gives the others, which become
-    /// events of the gap's transaction.
-    fn take_in(&mut self, missed: Vec<(i64, Operation)>, net: &mut Net, group: &mut Group) -> HashMap<i64, Operation> {
-        let mut others = HashMap::new();
+    /// Endpoints first, so that one which was added in the gap gets what the gap held. The others become events of the gap's
+    /// transaction; true: the mapping was changed, too.
+    fn take_in(&mut self, missed: Vec<(i64, Operation)>, net: &mut Net, group: &mut Group) -> bool {
+        let mut remapped = false;
         for (number, operation) in missed {
             match operation {
                 Operation::PutEndpoint { .. } | Operation::DeleteEndpoint { .. } => {
@@ -212,13 +217,14 @@ impl Advance {
                     "a transaction in the gap called portalhook.mute(): its changes cannot be told from the others there, \
                      and are not muted"
                 ),
-                other => {
-                    net.operations.push(OperationAt { number, place: 0 });
-                    others.insert(number, other);
-                }
+                Operation::Mapping { .. } => remapped = true,
+                Operation::Test { .. }
+                | Operation::Emit { .. }
+                | Operation::Disabled { .. }
+                | Operation::Switch { .. } => net.operations.push(OperationAt { number, place: 0 }),
             }
         }
-        others
+        remapped
     }
 
     /// Counters follow the events, and may have drifted from the rows; after a gap they are counted.
@@ -228,4 +234,20 @@ impl Advance {
         copy::count(session, &self.plan, lsn, progress).await?;
         session.batch_execute("SET LOCAL enable_seqscan = off").await.context("clear the counters")
     }
+}
+
+/// What shows what the mirrors lack: posts before votes before comments, then the rest.
+async fn comparisons<'p>(plan: &'p Plan, session: &Session) -> Result<Vec<Comparison<'p>>> {
+    let rank = |table: usize| {
+        let of = plan.entities.iter().filter(|entity| entity.base == Some(table));
+        of.map(|entity| entity.entity).min().unwrap_or(Entity::Portals)
+    };
+    let mut order: Vec<usize> = (0..plan.tables.len()).collect();
+    order.sort_by_key(|&table| rank(table));
+    let mut comparisons = Vec::new();
+    for index in order {
+        let table = &plan.tables[index];
+        comparisons.push(Comparison { index, table, source: compare::source(session, table).await? });
+    }
+    Ok(comparisons)
 }

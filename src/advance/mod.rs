@@ -334,7 +334,7 @@ impl Advance {
         for part in parts(nets) {
             self.part(sql, part, operations, &mut group).await?;
         }
-        self.catch_up(sql, session, micros, &mut group).await?;
+        self.catch_up(sql, micros, &mut group).await?;
         operations::take(sql, numbers).await?;
         self.commit(sql, session, group, started_at).await
     }

@@ -176,6 +176,12 @@ pub(crate) async fn read(sql: &Prepared<'_>, wanted: &[(i64, u64)]) -> Result<Ha
     Ok(operations)
 }
 
+/// Reads these, whoever announced them.
+pub(crate) async fn read_these(sql: &Prepared<'_>, numbers: &[i64]) -> Result<HashMap<i64, Operation>> {
+    let rows = sql.query("read operations", READ, &[&numbers]).await?;
+    rows.iter().map(|row| Ok((row.get(0), Operation::read(row.get(1), row.get(2))?))).collect()
+}
+
 /// Those that the stream has not brought, in the order in which they were written.
 pub(crate) async fn read_missed(sql: &Prepared<'_>) -> Result<Vec<(i64, Operation)>> {
     let rows = sql.query("read operations", READ_MISSED, &[]).await?;

@@ -102,7 +102,7 @@ impl Command {
         match self {
             Self::Setup(setup) => {
                 let url = config.database.url()?.expose().to_owned();
-                setup.run(url, config.capture.publication.clone(), config.capture.slot.clone()).await?;
+                setup.run(url, config.capture.clone()).await?;
             }
             Self::Run => Box::pin(daemon::run(config, control(settings)?)).await?,
             Self::Check(options) => return check::run(options, &config).await,

@@ -1,5 +1,6 @@
 //! `portalhook setup`.
 
+use crate::config::Capture;
 use crate::error::Result;
 use crate::setup::{self, Origin};
 
@@ -31,26 +32,30 @@ pub(crate) struct Setup {
     /// This database is a copy (staging, a test) and a source of its own: its endpoints are disabled until you enable them
     ///
     /// What was pending is cancelled, the mirror is copied anew, and event ids are unlike those of the other database. Also after
-    /// files of a stopped server were put back from an earlier time, because transaction ids come a second time then.
+    /// files of a stopped server were put back from an earlier time, because transaction ids come a second time then: with --here.
     #[arg(long, conflicts_with = "afresh")]
     new_source: bool,
+    /// With --new-source: although this is no copy, but the database that portalhook was set up in
+    #[arg(long, requires = "new_source")]
+    here: bool,
 }
 
 impl Setup {
-    /// Runs setup; the arguments are `database.url`, `capture.publication` and `capture.slot` of the configuration.
-    pub(crate) async fn run(self, url: String, publication: String, slot: Option<String>) -> Result<()> {
+    /// Runs setup; the arguments are `database.url` and the settings below `capture.` of the configuration.
+    pub(crate) async fn run(self, url: String, capture: Capture) -> Result<()> {
         let options = setup::Options {
             url,
             admin_url: self.admin_url,
             views: self.views,
-            publication,
-            slot,
+            publication: capture.publication,
+            slot: capture.slot,
+            max_wal: capture.max_wal,
             print_sql: self.print_sql,
             event_trigger: self.event_trigger,
             afresh: self.afresh,
             origin: match (self.adopt, self.new_source) {
                 (true, _) => Origin::Adopt,
-                (_, true) => Origin::New,
+                (_, true) => Origin::New { here: self.here },
                 _ => Origin::AsBefore,
             },
         };

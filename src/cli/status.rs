@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::database::{self, say};
 use super::table::{Align, bytes, clean, count, lines, span};
 use crate::config::Config;
+use crate::doctor::origin;
 use crate::error::{Context as _, Error, Result};
 use crate::mapping::plan::Plan;
 use crate::mirror::catalog;
@@ -20,8 +21,8 @@ const STATUS: &str = include_str!("../../sql/queries/status.sql");
 #[command(after_help = "\
 The same in SQL: SELECT * FROM portalhook.endpoint_health; and recent_deliveries, pending, failures.
 
---json prints one object with the keys migrations, time, daemon {streaming, streaming_since, last_written_at}, slot {name, state,
-lag_bytes, lag_seconds, held_bytes}, position {lsn, events}, mirror {rows, tables}, switches, pending, failed, rows_not_evaluated,
+--json prints one object with the keys migrations, copy, time, daemon {streaming, streaming_since, last_written_at}, slot {name, state,
+lag_bytes, lag_seconds, held_bytes}, position {lsn, events}, gap, mirror {rows, tables}, switches, pending, failed, rows_not_evaluated,
 endpoints, failures, recent_deliveries. Keys are only ever added. For example:
   portalhook status --json | jq '.endpoints[] | select(.state != \"ok\")'
 
@@ -36,6 +37,7 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: &Options, config: &Config) -> Result<()> {
     let session = database::connect(config, "status").await?;
     let tables = migrations(&session).await?;
+    let copy = origin::look(&session, session.database()).await;
     let row = session.query_opt(&spelled(STATUS), &[]).await.context("read the status")?;
     let row = row.ok_or_else(|| Error::usage("setup did not finish: run portalhook setup again"))?;
     let text: &str = row.get(0);
@@ -43,7 +45,8 @@ pub(crate) async fn run(options: &Options, config: &Config) -> Result<()> {
         let version = env!("CARGO_PKG_VERSION");
         let rest = text.trim_start().strip_prefix('{').unwrap_or(text);
         let tables = Value::from(tables);
-        say(&format!("{{\"portalhook\" : \"{version}\", \"migrations\" : {tables}, {rest}"));
+        let copy = Value::from(copy);
+        say(&format!("{{\"portalhook\" : \"{version}\", \"migrations\" : {tables}, \"copy\" : {copy}, {rest}"));
         return Ok(());
     }
     let status: Value =
@@ -52,6 +55,9 @@ pub(crate) async fn run(options: &Options, config: &Config) -> Result<()> {
     let mut screen = screen(&status, now);
     let place = screen.iter().position(String::is_empty).unwrap_or(screen.len());
     screen.splice(place..place, tables.iter().map(|line| format!("migration  {}", clean(line, 300))));
+    if let Some(copy) = copy {
+        screen.insert(0, format!("COPY       {}: {}", clean(&copy, 300), origin::WAYS));
+    }
     for line in screen {
         say(&line);
     }
@@ -92,6 +98,13 @@ fn screen(status: &Value, now: i64) -> Vec<String> {
         format!("mirror     {}", mirror(status)),
         format!("ledger     {}", ledger(status)),
     ];
+    if let Some(why) = status["gap"].as_str() {
+        let from = text(&status["position"]["lsn"]);
+        out.push(format!(
+            "gap        {}: what was committed after {from} is found by the mirror, and told then",
+            clean(why, 300)
+        ));
+    }
     out.extend(list(&status["switches"]).iter().map(|one| format!("mapping    {}", switch(one, now))));
     out.push(String::new());
     let endpoints = list(&status["endpoints"]);

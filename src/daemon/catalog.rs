@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
+use super::met::{Follower as Server, Following};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::failpoint;
-use crate::figures::{Figures, State};
+use crate::figures::Figures;
 use crate::mapping::plan::{Plan, Table};
 use crate::mirror::catalog::{self, Difference, Follow, Look, differences};
-use crate::session::{self, Database, Session};
+use crate::session::Session;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);
@@ -24,14 +25,14 @@ const SOON: Duration = Duration::from_secs(1);
 const SETTINGS: &str = "SET jit = off; SET lock_timeout = '1s'";
 
 /// Never ends; a fault is told at debug level and tried again: the parts that work meet the same fault, and tell it.
-pub(super) async fn follow(database: &Database, figures: &Figures) {
+pub(super) async fn follow(server: &Server, figures: &Figures) {
     if failpoint::limit("looks", 1) == 0 {
         return;
     }
-    drop(figures.follow().wait_for(|state| *state == State::Streaming).await);
     let mut follower = Follower::default();
     loop {
-        let wait = match follower.look(database).await {
+        figures.flow().await;
+        let wait = match follower.look(server).await {
             Ok(blocked) => {
                 if blocked {
                     SOON
@@ -55,7 +56,7 @@ pub(super) async fn follow(database: &Database, figures: &Figures) {
 /// What is kept between two looks.
 #[derive(Default)]
 struct Follower {
-    session: Option<Session>,
+    session: Option<Following>,
     plan: Option<(String, Plan)>,
     /// Lines that were written and still hold.
     told: HashSet<String>,
@@ -63,11 +64,11 @@ struct Follower {
 
 impl Follower {
     /// One look and what follows from it; whether somebody's lock was in the way.
-    async fn look(&mut self, database: &Database) -> Result<bool> {
-        let session = match self.session.take() {
-            Some(session) if !session.is_closed() => session,
-            _ => {
-                let session = session::connect(database, "portalhook catalog").await?;
+    async fn look(&mut self, server: &Server) -> Result<bool> {
+        let session = match server.keep(self.session.take()) {
+            Some(session) => session,
+            None => {
+                let session = server.connect("portalhook catalog").await?;
                 session.batch_execute(SETTINGS).await.context("prepare the session")?;
                 session
             }

@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
+use super::met::Follower;
 use crate::error::Result;
-use crate::figures::{Figures, State};
+use crate::figures::Figures;
 use crate::ledger::prune::{Pruned, prune};
-use crate::session::{self, Database};
 
 const EVERY: Duration = Duration::from_secs(60 * 60);
 /// Something was in the way.
 const SOON: Duration = Duration::from_secs(5 * 60);
 
 /// Never ends; a fault is told and tried again, it stops nobody.
-pub(super) async fn keep(database: &Database, figures: &Figures, retention: Duration) {
-    drop(figures.follow().wait_for(|state| *state == State::Streaming).await);
+pub(super) async fn keep(server: &Follower, figures: &Figures, retention: Duration) {
     loop {
-        let wait = match clean(database, retention).await {
+        figures.flow().await;
+        let wait = match clean(server, retention).await {
             Ok(pruned) => {
                 tell(&pruned);
                 if pruned.put_off { SOON } else { EVERY }
@@ -29,8 +29,8 @@ pub(super) async fn keep(database: &Database, figures: &Figures, retention: Dura
     }
 }
 
-async fn clean(database: &Database, retention: Duration) -> Result<Pruned> {
-    let mut session = session::connect(database, "portalhook retention").await?;
+async fn clean(server: &Follower, retention: Duration) -> Result<Pruned> {
+    let mut session = server.connect("portalhook retention").await?;
     prune(&mut session, retention).await
 }
 

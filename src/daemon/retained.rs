@@ -1,36 +1,65 @@
-//! `capture.max_wal`: a warning before the write-ahead log that the slot keeps on the server's disk reaches that size.
+//! `capture.max_wal`: warnings before the write-ahead log that the slot keeps on the server's disk reaches that size, and the
+//! end of the slot where it has and capture stands still.
 
+use std::time::{Duration, Instant};
+
+use crate::failpoint;
 use crate::figures::{Seen, bytes};
 use crate::lsn::Lsn;
 
 /// Shares of `capture.max_wal`, in percent, at which a line is written.
 const STEPS: [u64; 3] = [50, 80, 100];
 
-/// Remembers what was said, so that each step is told once on the way up.
+/// A slot that keeps the log from one place for so long stands still. One that moves is worth its disk: it is let go of by
+/// nobody but the server (`max_slot_wal_keep_size`).
+const STILL: usize = 60;
+
+/// Remembers what was said, so that each step is told once on the way up, and since when nothing moves.
 pub(super) struct Guard {
     max_wal: u64,
     /// The highest step that was told.
     told: u64,
+    /// Where the log begins that the slot keeps, and since when.
+    since: Option<(Lsn, Instant)>,
+    still: Duration,
+}
+
+/// What the guard makes of a look.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    Well,
+    /// A line for people.
+    Warn(String),
+    /// Why.
+    GiveUp(String),
 }
 
 impl Guard {
     pub(super) fn new(max_wal: u64) -> Self {
-        Self { max_wal, told: 0 }
+        let still = Duration::from_secs(failpoint::limit("still", STILL) as u64);
+        Self { max_wal, told: 0, since: None, still }
     }
 
-    /// The warning, if what the slot keeps has reached another step. `received`: how much of the stream we have.
-    pub(super) fn judge(&mut self, seen: &Seen, received: Lsn) -> Option<String> {
+    /// Warns where what the slot keeps has reached another step. `received`: how much of the stream we have.
+    pub(super) fn judge(&mut self, seen: &Seen, received: Lsn, now: Instant) -> Judgement {
+        let since = match self.since {
+            Some((restart, since)) if restart == seen.restart => since,
+            _ => now,
+        };
+        self.since = Some((seen.restart, since));
         let share =
             u64::try_from(u128::from(seen.retained()) * 100 / u128::from(self.max_wal.max(1))).unwrap_or(u64::MAX);
         let step = STEPS.into_iter().rev().find(|step| share >= *step).unwrap_or(0);
         let before = std::mem::replace(&mut self.told, step);
-        (step > before).then(|| {
-            format!(
-                "the replication slot keeps {} on the server's disk, {share} % of capture.max_wal: {}",
-                bytes(seen.retained()),
-                reason(seen, received)
-            )
-        })
+        let what = || {
+            let kept = bytes(seen.retained());
+            format!("{kept} on the server's disk, {share} % of capture.max_wal: {}", reason(seen, received))
+        };
+        if share >= 100 && now.duration_since(since) >= self.still {
+            self.since = None;
+            return Judgement::GiveUp(format!("it kept {}", what()));
+        }
+        if step > before { Judgement::Warn(format!("the replication slot keeps {}", what())) } else { Judgement::Well }
     }
 }
 
@@ -65,10 +94,26 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_at_the_limit_is_given_up_where_it_stands_still_and_not_where_it_moves() {
+        let mut guard = Guard::new(500);
+        let begin = Instant::now();
+        let mut judge =
+            |seconds, restart| guard.judge(&seen(restart, restart), Lsn(restart), begin + Duration::from_secs(seconds));
+        assert!(matches!(judge(0, 600), Judgement::Warn(_)));
+        assert_eq!(judge(120, 600), Judgement::Well, "below the limit, however long");
+        assert!(matches!(judge(121, 100), Judgement::Warn(_)));
+        assert_eq!(judge(180, 101), Judgement::Well, "it moves");
+        assert_eq!(judge(239, 101), Judgement::Well, "not long enough");
+        let Judgement::GiveUp(why) = judge(240, 101) else { panic!("it is kept") };
+        assert!(why.starts_with("it kept 899 B on the server's disk, 179 % of capture.max_wal"), "{why}");
+        assert_eq!(judge(241, 101), Judgement::Well, "the next slot has its time, too");
+    }
+
+    #[test]
     fn each_step_is_told_once_on_the_way_up_and_again_after_it_was_left() {
         let mut guard = Guard::new(1000);
         let told: Vec<bool> = [900, 500, 450, 200, 190, 900, 490]
-            .map(|restart| guard.judge(&seen(restart, restart), Lsn(restart)).is_some())
+            .map(|restart| guard.judge(&seen(restart, restart), Lsn(restart), Instant::now()) != Judgement::Well)
             .to_vec();
         assert_eq!(told, [false, true, false, true, false, false, true]);
     }
@@ -80,7 +125,11 @@ mod tests {
             (100, 100, 100, "to be decoded by the server"),
             (100, 100, 990, "not recorded yet"),
         ] {
-            let warning = Guard::new(1000).judge(&seen(confirmed, restart), Lsn(received)).expect("a warning");
+            let Judgement::Warn(warning) =
+                Guard::new(1000).judge(&seen(confirmed, restart), Lsn(received), Instant::now())
+            else {
+                panic!("no warning")
+            };
             assert!(warning.contains("90 % of capture.max_wal"), "{warning}");
             assert!(warning.contains(who), "{warning}");
         }

@@ -6,10 +6,10 @@
 
 use crate::advance::{Advance, Gap};
 use crate::capture::slot;
+use crate::doctor::origin::{self, Identity};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::lsn::Lsn;
-use crate::session::home::meet;
 use crate::session::{Database, Replication, Session};
 
 const IDENTIFY: &str = "SELECT oid::int8, current_setting('server_version') FROM pg_catalog.pg_database WHERE datname = current_database()";
@@ -35,9 +35,9 @@ pub(super) async fn look(database: &Database, session: &Session, advance: &mut A
         .map_err(|error| Error::because(Kind::Unavailable, "identify the database", error))?;
     let (oid, version): (i64, String) = (row.get(0), row.get(1));
     let checkpoint = advance.checkpoint();
-    let copied = identity.system_identifier != checkpoint.system_identifier || oid != checkpoint.database_oid;
     let home = database.home();
-    permitted(database, checkpoint, copied, home)?;
+    let found = Identity { system_identifier: identity.system_identifier, oid, home: Some(home.to_owned()) };
+    permitted(database, checkpoint, &found)?;
 
     let timeline = i32::try_from(identity.timeline).unwrap_or(i32::MAX);
     let known = checkpoint.timeline.unwrap_or(timeline);
@@ -62,20 +62,15 @@ pub(super) async fn look(database: &Database, session: &Session, advance: &mut A
 }
 
 /// A clone of the database, or one restored elsewhere, must not call production's customers.
-fn permitted(database: &Database, checkpoint: &Checkpoint, copied: bool, home: &str) -> Result<()> {
-    const WAYS: &str = "portalhook setup --adopt if it goes on in that one's place, portalhook setup --new-source if it is \
-                        another, such as a staging database";
-    if copied {
-        return Err(Error::usage(format!(
-            "{database} is a copy of the database that portalhook was set up in, and nothing is delivered from a copy: {WAYS}"
-        )));
-    }
-    match &checkpoint.home {
-        Some(known) if !meet(known, home) => Err(Error::usage(format!(
-            "{database} was read at {known} until now, and database.url finds it at {home}: it was moved, or is a copy, from \
-             which nothing is delivered: {WAYS}"
-        ))),
-        _ => Ok(()),
+fn permitted(database: &Database, checkpoint: &Checkpoint, found: &Identity) -> Result<()> {
+    let known = Identity {
+        system_identifier: checkpoint.system_identifier.clone(),
+        oid: checkpoint.database_oid,
+        home: checkpoint.home.clone(),
+    };
+    match origin::stranger(database, &known, found) {
+        Some(what) => Err(Error::usage(format!("{what}: {}", origin::WAYS))),
+        None => Ok(()),
     }
 }
 

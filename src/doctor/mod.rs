@@ -5,6 +5,7 @@ mod capture;
 mod catalog;
 mod feedback;
 mod mapping;
+pub(crate) mod origin;
 mod protection;
 mod role;
 pub(crate) mod server;
@@ -93,6 +94,7 @@ pub(crate) async fn examine(config: &Config, admin_url: Option<&str>) -> Result<
     if !set_up(&session, &mut findings).await? {
         return Ok(findings);
     }
+    findings.extend(origin::findings(&session, session.database()).await?);
     findings.extend(role::grants(&session).await?);
     findings.extend(slot_findings);
     findings.extend(mapping::pause(&session).await?);

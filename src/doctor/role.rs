@@ -30,7 +30,12 @@ const NEEDED: &str = "
 
 pub(super) async fn attributes(client: &Client, role: &str) -> Result<Vec<Finding>> {
     let row = client
-        .query_one("SELECT rolreplication OR rolsuper, rolsuper FROM pg_roles WHERE rolname = current_user", &[])
+        .query_one(
+            "SELECT rolreplication OR rolsuper, rolsuper, has_database_privilege(current_database(), 'TEMPORARY'), \
+                    current_database()::text \
+             FROM pg_roles WHERE rolname = current_user",
+            &[],
+        )
         .await
         .context("look at the role")?;
     let quoted = quote(role);
@@ -39,6 +44,14 @@ pub(super) async fn attributes(client: &Client, role: &str) -> Result<Vec<Findin
     } else {
         Finding::fail(format!("role {role} may not replicate"), format!("ALTER ROLE {quoted} REPLICATION"))
     }];
+    findings.push(if row.get(2) {
+        Finding::pass(format!("role {role} may make temporary tables"))
+    } else {
+        Finding::fail(
+            format!("role {role} may not make temporary tables, in which large transactions are staged"),
+            format!("GRANT TEMPORARY ON DATABASE {} TO {quoted}", quote(row.get(3))),
+        )
+    });
     if row.get(1) {
         findings.push(Finding::warn(
             format!("role {role} is a superuser, and the daemon needs hardly any rights"),

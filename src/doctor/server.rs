@@ -99,17 +99,24 @@ pub(super) fn room(facts: &Facts, slot: Option<&Slot>, max_wal: u64) -> Vec<Find
     } else {
         Finding::pass(format!("WAL senders: {senders} of {max_senders} taken"))
     });
+    findings.push(keep(facts, max_wal));
+    findings
+}
+
+/// What bounds the log that a slot may hold while nobody reads it.
+pub(crate) fn keep(facts: &Facts, max_wal: u64) -> Finding {
     let wanted = max_wal >> 20;
-    findings.push(match facts.slot_keep {
+    match facts.slot_keep {
         -1 => Finding::warn(
             "max_slot_wal_keep_size has no limit: while nothing reads the slot, the server keeps WAL until its disk is full",
             format!("ALTER SYSTEM SET max_slot_wal_keep_size = '{wanted}MB'; SELECT pg_reload_conf()"),
         ),
         limit if u64::try_from(limit).is_ok_and(|limit| limit < wanted) => Finding::warn(
-            format!("max_slot_wal_keep_size is {limit} MB: the server gives the slot up before capture.max_wal ({wanted} MB) is reached"),
+            format!(
+                "max_slot_wal_keep_size is {limit} MB: the server gives the slot up before capture.max_wal ({wanted} MB) is reached"
+            ),
             format!("ALTER SYSTEM SET max_slot_wal_keep_size = '{wanted}MB'; SELECT pg_reload_conf()"),
         ),
         limit => Finding::pass(format!("max_slot_wal_keep_size is {limit} MB")),
-    });
-    findings
+    }
 }

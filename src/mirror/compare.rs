@@ -34,35 +34,24 @@ pub(crate) async fn source(client: &Client, table: &Table) -> Result<String> {
 }
 
 impl Comparison<'_> {
-    /// What has to be done to the mirror to make it the table, in the order of the key, each in a place of its own from
-    /// `first_place` on.
-    ///
-    /// The caller's transaction sees both as of one moment. The server joins them on disk; what differs is held in
-    /// memory here, so a caller for whom that is too much has to read the same query by a cursor.
-    pub(crate) async fn differences(&self, client: &Client, first_place: usize) -> Result<Vec<Write>> {
-        let keyed = !self.table.key.is_empty();
-        let sql = if keyed { self.by_key() } else { self.by_row() };
-        let what = format!("compare {} with its mirror", self.source);
-        let rows = client.query(&sql, &[]).await.context(&what)?;
-        let mut writes = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let text = |index: usize| row.try_get::<_, Option<&str>>(index).context(&what);
-            let place = first_place + writes.len();
-            if keyed {
-                let image = text(2)?.map(image).transpose()?;
-                let key = key(text(1)?.unwrap_or_default())?;
-                let existed = row.try_get(0).context(&what)?;
-                writes.push(self.write(key, existed, image, place));
-                continue;
-            }
-            let image = image(text(0)?.unwrap_or_default())?;
-            let more: i64 = row.try_get(1).context(&what)?;
-            for _ in 0..more.unsigned_abs() {
-                let place = first_place + writes.len();
-                writes.push(Write::whole(self.index, image.clone(), more > 0, place));
-            }
+    /// The query for what has to be done to the mirror to make it the table, in the order of the key: `read` reads its rows,
+    /// `image` is what is large in them. The transaction that runs it sees both as of one moment; the server joins them on disk.
+    pub(crate) fn sql(&self) -> String {
+        if self.table.key.is_empty() { self.by_row() } else { self.by_key() }
+    }
+
+    /// What a row of the query says: a write, and how often it is to be made.
+    pub(crate) fn read(&self, row: &tokio_postgres::Row, place: usize) -> Result<(Write, u64)> {
+        let what = || format!("compare {} with its mirror", self.source);
+        let text = |name: &str| row.try_get::<_, Option<&str>>(name).context(what());
+        let image = text("image")?.map(image).transpose()?;
+        if self.table.key.is_empty() {
+            let more: i64 = row.try_get("more").context(what())?;
+            return Ok((Write::whole(self.index, image.unwrap_or_default(), more > 0, place), more.unsigned_abs()));
         }
-        Ok(writes)
+        let key = key(text("key")?.unwrap_or_default())?;
+        let existed = row.try_get("existed").context(what())?;
+        Ok((self.write(key, existed, image, place), 1))
     }
 
     fn write(&self, key: Key, existed: bool, image: Option<Row>, place: usize) -> Write {
@@ -87,7 +76,8 @@ impl Comparison<'_> {
         let natural = |column: &Column| quote(&column.name);
         let cast = |column: &Column| column.cast().unwrap_or_else(|| quote(&column.name));
         format!(
-            "SELECT m.k0 IS NOT NULL, ROW({keys})::text, CASE WHEN t.k0 IS NOT NULL THEN ROW({row})::text END \
+            "SELECT m.k0 IS NOT NULL AS existed, ROW({keys})::text AS key, \
+             CASE WHEN t.k0 IS NOT NULL THEN ROW({row})::text END AS image \
              FROM ({mirror}) AS m FULL JOIN ({source}) AS t ON {same} \
              WHERE m.k0 IS NULL OR t.k0 IS NULL OR {differs} ORDER BY {order}",
             keys = list(key.len(), &|at| format!("coalesce(m.k{at}, t.k{at})"), ", "),
@@ -107,7 +97,7 @@ impl Comparison<'_> {
         let columns = list(&|at| format!("{} AS c{at}", output(stored[at])));
         let names = list(&|at| format!("c{at}"));
         format!(
-            "SELECT ROW({names})::text, sum(more)::bigint FROM (\
+            "SELECT ROW({names})::text AS image, sum(more)::bigint AS more FROM (\
                  SELECT {columns}, 1 AS more FROM {} UNION ALL SELECT {columns}, -1 FROM {}) AS u \
              GROUP BY {names} HAVING sum(more) <> 0 ORDER BY {names}",
             self.source,

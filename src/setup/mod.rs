@@ -52,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) event_trigger: bool,
     /// Copy everything anew although events between the old mirror and the new one are lost.
     pub(crate) afresh: bool,
+    /// `capture.max_wal`, in bytes.
+    pub(crate) max_wal: u64,
     /// What a database that was copied or moved is.
     pub(crate) origin: Origin,
 }
@@ -77,12 +79,18 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
             "both must be the same",
         ));
     }
+    // Before the role is there, nobody can look.
+    if options.admin_url.is_some()
+        && let Ok(session) = session::connect(&database, "portalhook setup").await
+    {
+        server.is_that_of(&session).await?;
+    }
     script.say("server", format!("database {} as {}", server.database, server.admin))?;
 
     let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
     let known = match options.origin {
         _ if options.afresh => Known::Nothing,
-        Origin::New => Known::Nothing,
+        Origin::New { .. } => Known::Nothing,
         Origin::Adopt => Known::Moved,
         Origin::AsBefore => Known::AsItIs,
     };
@@ -90,7 +98,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     publication::check_tables(&admin, &chosen.plan, &role.name).await?;
     let standing = stream::look(&admin, &server, &chosen.plan, &slot, database.home(), options.origin)
         .await?
-        .permitted(options.afresh || options.origin == Origin::New)?;
+        .permitted(options.afresh || matches!(options.origin, Origin::New { .. }))?;
 
     role::prepare(&admin, &server, &role, &mut script).await?;
     schema::prepare(&mut admin, &server, &role, &mut script).await?;
@@ -121,6 +129,9 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
         mapping::announce(&admin, &chosen, &mut script).await?;
     }
     let session = if options.print_sql { None } else { Some(session::connect(&database, "portalhook setup").await?) };
+    if let Some(session) = &session {
+        server.is_that_of(session).await?;
+    }
     let client: Option<&Client> = session.as_deref();
     if let Some(client) = client {
         schema::partitions(client, &mut script).await?;
@@ -139,6 +150,7 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     if !switches {
         show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
     }
+    server::advise(&admin, options.max_wal, &mut script).await?;
     script.say("done", "portalhook run, then INSERT INTO portalhook.endpoints (url) VALUES ('https://…')")
 }
 

@@ -18,8 +18,8 @@ pub(crate) enum Origin {
     AsBefore,
     /// It goes on in the place of the one that it was copied from (`--adopt`).
     Adopt,
-    /// It is another one (`--new-source`).
-    New,
+    /// It is another one (`--new-source`); `here`: although it is where it was.
+    New { here: bool },
 }
 
 /// What the checkpoint says of where it is from.
@@ -37,6 +37,13 @@ pub(crate) fn is_another(known: &Known<'_>, server: &Server) -> bool {
 /// Refuses a copy or a moved server of which nobody has said what it is.
 pub(crate) fn permitted(known: &Known<'_>, server: &Server, home: &str, origin: Origin) -> Result<()> {
     let met = known.home.is_none_or(|known| crate::session::home::meet(known, home));
+    if origin == (Origin::New { here: false }) && met && !is_another(known, server) {
+        return Err(fix(
+            "this database is the one that portalhook was set up in: as a new source it would cancel what is pending, disable \
+             all endpoints, and give its events other ids",
+            "leave --new-source out; or add --here, where files of an earlier time were put back",
+        ));
+    }
     if origin != Origin::AsBefore || (met && !is_another(known, server)) {
         return Ok(());
     }

@@ -37,9 +37,9 @@ pub(crate) async fn prepare(client: &Client, server: &Server, role: &Role, scrip
     }
     if *name != server.admin {
         let database = quote(&server.database);
-        script
-            .run(client, &format!("GRANT CONNECT ON DATABASE {database} TO {quoted}"), "let the role connect")
-            .await?;
+        // Transactions larger than memory are staged in temporary tables; not everybody leaves those to PUBLIC.
+        let sql = format!("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {quoted}");
+        script.run(client, &sql, "let the role connect and make temporary tables").await?;
         if !server.admin_is_superuser {
             become_member(client, server, role, script).await?;
         }

@@ -69,7 +69,7 @@ pub(crate) async fn look(
     origin::permitted(&known, server, home, origin)?;
     let stored: Option<Plan> = row.get::<_, Option<&str>>(4).and_then(|json| serde_json::from_str(json).ok());
     match origin {
-        Origin::New => {
+        Origin::New { .. } => {
             let why = "this database is a source of its own from now on".to_owned();
             return Ok(Standing::Stale { why, replaced: stored.map(Box::new), slot: slot.is_some() });
         }
@@ -212,7 +212,7 @@ impl Beginning<'_> {
             database_oid: self.server.database_oid,
             timeline: i32::try_from(timeline).unwrap_or(i32::MAX),
             home,
-            new_source: self.origin == Origin::New,
+            new_source: matches!(self.origin, Origin::New { .. }),
         };
         let Some(client) = client else { return self.show(&copy, old_slot, script) };
         if let Some(why) = why {

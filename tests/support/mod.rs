@@ -8,6 +8,7 @@ pub(crate) mod portal;
 pub(crate) mod process;
 pub(crate) mod random;
 pub(crate) mod receiver;
+pub(crate) mod session;
 pub(crate) mod verify;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! A transaction too large for memory: staged in temporary tables, evaluated before and after page by page, and committed
 //! once. What it comes to is what `batch` would make of it.
 
+mod differences;
 mod events;
 mod operations;
 mod packed;
@@ -11,6 +12,7 @@ mod writes;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use self::operations::Whose;
 use self::states::{Ids, Sides};
 use self::writes::{BYTES, ROWS, Which, Writes};
 use super::batch::{Happened, Named, say_muted, tell_time};
@@ -28,7 +30,7 @@ use crate::event::diff::{self, Event};
 use crate::event::shape::Entry;
 use crate::failpoint;
 use crate::ledger::partitions;
-use crate::mapping::plan::Entity;
+use crate::mapping::plan::{Entity, Plan};
 use crate::mirror::apply::apply;
 use crate::mirror::evaluate::{RowFailure, Select};
 use crate::mirror::net::{Net, Step, Write};
@@ -40,13 +42,14 @@ const NEWS: Duration = Duration::from_secs(5);
 
 /// How far a large transaction is, said now and then.
 struct Pace {
+    what: &'static str,
     began: Instant,
     said: Instant,
 }
 
 impl Pace {
-    fn new() -> Self {
-        Self { began: Instant::now(), said: Instant::now() }
+    fn new(what: &'static str) -> Self {
+        Self { what, began: Instant::now(), said: Instant::now() }
     }
 
     fn say(&mut self, what: &str, done: usize, of: usize) {
@@ -54,7 +57,8 @@ impl Pace {
             self.said = Instant::now();
             let seconds = self.began.elapsed().as_secs();
             let of = if of > 0 { format!(" of {of}") } else { String::new() };
-            tracing::info!("a large transaction: {what}, {done}{of} so far, {seconds} s");
+            let of_what = self.what;
+            tracing::info!("{of_what}: {what}, {done}{of} so far, {seconds} s");
         }
     }
 }
@@ -65,6 +69,7 @@ struct Staged<'s, 'a> {
     writes: Writes<'s, 'a>,
     /// The transaction itself, without its writes.
     net: Net,
+    whose: Whose,
     /// Tables that it writes.
     written: HashSet<usize>,
     /// What cannot be evaluated and was said: what bodies name is asked for more than once.
@@ -91,7 +96,7 @@ impl Advance {
             self.parts.forget();
         }
         tables::begin(sql).await?;
-        let mut pace = Pace::new();
+        let mut pace = Pace::new("a large transaction");
         let mut writes = Writes::new(sql);
         let Some(last) = self.stage(session, &mut writes, Arrival::Part(xid, first), transactions, &mut pace).await?
         else {
@@ -110,21 +115,11 @@ impl Advance {
             commit_micros: last.commit_micros,
             ..writes::net(Vec::new())
         };
-        if self.plan.reads_clock() {
-            tell_time(sql, &net).await?;
-        }
-        let (altered, written) = writes.finish(&self.plan).await?;
         for table in std::mem::take(&mut writes.lacking) {
             self.complete(sql, table).await?;
         }
-        let mut staged = Staged { sql, writes, net, written, failed: HashSet::new(), pace };
-        self.move_mirror(&mut staged, &mut group).await?;
-        self.forget_written(&altered, &staged.written);
-        self.compare_staged(&mut staged, &mut group).await?;
-        events::add_up(sql).await?;
-        self.counters.forget(true);
-        self.tell_staged(&mut staged, &mut group).await?;
-        let Staged { writes, pace, .. } = staged;
+        let staged = Staged::new(sql, writes, net, Whose::Transaction(last.xid), pace);
+        let Staged { writes, pace, .. } = self.take_staged(staged, &mut group).await?;
         if pace.began.elapsed() >= NEWS {
             tracing::info!(
                 xid = last.xid,
@@ -135,6 +130,21 @@ impl Advance {
             );
         }
         self.commit(sql, session, group, started_at).await.map(Some)
+    }
+
+    /// All is staged: takes the mirror there, and adds the events to the group.
+    async fn take_staged<'s, 'a>(&mut self, mut staged: Staged<'s, 'a>, group: &mut Group) -> Result<Staged<'s, 'a>> {
+        if self.plan.reads_clock() {
+            tell_time(staged.sql, &staged.net).await?;
+        }
+        let altered = staged.finish(&self.plan).await?;
+        self.move_mirror(&mut staged, group).await?;
+        self.forget_written(&altered, &staged.written);
+        self.compare_staged(&mut staged, group).await?;
+        events::add_up(staged.sql).await?;
+        self.counters.forget(true);
+        self.tell_staged(&mut staged, group).await?;
+        Ok(staged)
     }
 
     /// Stages all parts; gives the transaction as its end describes it.
@@ -400,13 +410,24 @@ impl Advance {
 }
 
 impl<'s, 'a> Staged<'s, 'a> {
+    fn new(sql: &'s Prepared<'a>, writes: Writes<'s, 'a>, net: Net, whose: Whose, pace: Pace) -> Self {
+        Self { sql, writes, net, whose, written: HashSet::new(), failed: HashSet::new(), pace }
+    }
+
+    /// Leaves what counts of what is staged; gives the tables that are altered.
+    async fn finish(&mut self, plan: &Plan) -> Result<HashSet<usize>> {
+        let (altered, written) = self.writes.finish(plan).await?;
+        self.written = written;
+        Ok(altered)
+    }
+
     /// The transaction writes rows of this entity.
     fn writes(&self, select: &Select) -> bool {
         select.base().is_some_and(|base| self.written.contains(&base))
     }
 
     async fn operations(&self, why: &str) -> Result<operations::InOrder<'s, 'a>> {
-        operations::InOrder::new(self.sql, self.net.xid, why).await
+        operations::InOrder::new(self.sql, self.whose, why).await
     }
 
     /// Whether, and why, the transaction was muted, wherever in it that was.

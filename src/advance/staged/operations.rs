@@ -18,10 +18,19 @@ pub(super) async fn take(sql: &Prepared<'_>) -> Result<()> {
     sql.execute("take in operations", TAKE, &[]).await.map(drop)
 }
 
+/// Whose operations count.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whose {
+    /// Those of this transaction: anyone may write a message that names one.
+    Transaction(u64),
+    /// Those that no stream brought.
+    Anybody,
+}
+
 /// Reads them, some at a time.
 pub(super) struct InOrder<'s, 'a> {
     sql: &'s Prepared<'a>,
-    xid: u64,
+    whose: Whose,
     /// `None` at the end.
     cursor: Option<Cursor<'s, 'a>>,
     read: VecDeque<(usize, i64, Operation)>,
@@ -29,10 +38,10 @@ pub(super) struct InOrder<'s, 'a> {
 
 impl<'s, 'a> InOrder<'s, 'a> {
     /// `why` is a word for each time that they are read.
-    pub(super) async fn new(sql: &'s Prepared<'a>, xid: u64, why: &str) -> Result<Self> {
+    pub(super) async fn new(sql: &'s Prepared<'a>, whose: Whose, why: &str) -> Result<Self> {
         let rows = failpoint::limit("page", ROWS);
         let cursor = Cursor::open(sql, format!("operations {why}"), IN_ORDER, rows).await?;
-        Ok(Self { sql, xid, cursor: Some(cursor), read: VecDeque::new() })
+        Ok(Self { sql, whose, cursor: Some(cursor), read: VecDeque::new() })
     }
 
     /// The next one, if it stands before this place.
@@ -44,8 +53,13 @@ impl<'s, 'a> InOrder<'s, 'a> {
                 self.cursor = None;
                 return Ok(None);
             }
-            let wanted: Vec<(i64, u64)> = rows.iter().map(|row| (row.get(1), self.xid)).collect();
-            let found = operations::read(self.sql, &wanted).await?;
+            let numbers = rows.iter().map(|row| row.get(1));
+            let found = match self.whose {
+                Whose::Transaction(xid) => {
+                    operations::read(self.sql, &numbers.map(|number| (number, xid)).collect::<Vec<_>>()).await?
+                }
+                Whose::Anybody => operations::read_these(self.sql, &numbers.collect::<Vec<i64>>()).await?,
+            };
             for row in &rows {
                 let number: i64 = row.get(1);
                 if let Some(operation) = found.get(&number) {

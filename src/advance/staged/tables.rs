@@ -35,6 +35,11 @@ const CREATE: &str = "
 /// Begins the group that a large transaction is.
 pub(super) async fn begin(sql: &Prepared<'_>) -> Result<()> {
     sql.run("begin a large transaction", "BEGIN").await?;
+    create(sql).await
+}
+
+/// Within a transaction that is open.
+pub(super) async fn create(sql: &Prepared<'_>) -> Result<()> {
     sql.run("create the tables of a large transaction", CREATE).await
 }
 

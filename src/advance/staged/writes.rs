@@ -229,6 +229,23 @@ impl<'s, 'a> Writes<'s, 'a> {
         self.put(&writes).await
     }
 
+    /// Adds writes, each with how often it is made, of rows that nothing else of the transaction writes and that all alter.
+    pub(super) async fn add_made_up(&mut self, writes: Vec<(Write, u64)>) -> Result<()> {
+        let (keyed, whole): (Vec<_>, Vec<_>) = writes.into_iter().partition(|(write, _)| !write.key.is_empty());
+        if !keyed.is_empty() {
+            self.put(&keyed.into_iter().map(|(write, _)| write).collect::<Vec<_>>()).await?;
+        }
+        let rows = whole.iter().filter_map(|(write, times)| {
+            let by = i64::try_from(*times).unwrap_or(i64::MAX);
+            let row = write.image.as_ref().map(|row| (row, by)).or(write.gone.as_ref().map(|row| (row, -by)));
+            row.map(|(row, by)| (write.table, row, by, write.place))
+        });
+        if !whole.is_empty() {
+            self.add_rows(rows).await?;
+        }
+        Ok(())
+    }
+
     /// What is staged of the rows that a part writes, or takes values from.
     async fn find(&self, writes: &[Write]) -> Result<HashMap<Bytes, Known>> {
         let ats: TextArray = writes

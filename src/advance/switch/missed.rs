@@ -1,20 +1,17 @@
 //! What the stream did not carry of a table: it was created anew, swapped by renaming, out of the publication, or a partition
 //! of it was truncated. Where the copy takes over, the mirror against the copy says what was missed, as after a gap.
 
-use std::collections::HashMap;
-
 use super::job::{self, Recording};
 use super::turn::Turn;
 use crate::advance::Advance;
 use crate::advance::group::Group;
-use crate::error::{Context as _, Result};
+use crate::error::Result;
 use crate::failpoint;
 use crate::mapping::layout::{literal, quote};
-use crate::mapping::plan::Table;
+use crate::mapping::plan::{Plan, Table};
 use crate::mirror::compare::Comparison;
-use crate::mirror::net::{Net, Write};
+use crate::mirror::net::Net;
 use crate::mirror::prepared::Prepared;
-use crate::session::Session;
 
 impl Advance {
     /// Makes the copies what the tables are at this position, and gives the old mirrors what they lack, with its events: they
@@ -22,7 +19,6 @@ impl Advance {
     pub(in crate::advance) async fn catch_up(
         &mut self,
         sql: &Prepared<'_>,
-        session: &Session,
         micros: i64,
         group: &mut Group,
     ) -> Result<()> {
@@ -36,55 +32,51 @@ impl Advance {
         if recording.useless.is_some() || recording.job.compared.is_empty() {
             return Ok(());
         }
-        session.batch_execute("SET LOCAL enable_seqscan = on").await.context("compare a copy with its mirror")?;
-        let writes = self.missed(session, recording).await?;
-        session.batch_execute("SET LOCAL enable_seqscan = off").await.context("compare a copy with its mirror")?;
-        if writes.is_empty() {
-            return Ok(());
-        }
         let net = Net {
             xid: group.checkpoint.xid,
             commit_lsn: group.checkpoint.lsn,
             end_lsn: group.checkpoint.lsn,
             commit_micros: micros,
-            writes,
+            writes: Vec::new(),
             operations: Vec::new(),
             truncated: Vec::new(),
         };
-        self.batch(sql, vec![net], &HashMap::new(), group).await
-    }
-
-    async fn missed(&self, session: &Session, recording: &Recording) -> Result<Vec<Write>> {
-        let job = &recording.job;
-        let mut writes = Vec::new();
-        for copy in job.copied.iter().map(|&place| &job.plan.tables[place]) {
-            if !job.compared.contains(&copy.oid) {
-                continue;
-            }
-            let is_its = |old: &&Table| old.oid == copy.oid || old.called() == copy.called();
-            let Some(index) = self.plan.tables.iter().position(|old| is_its(&old)) else { continue };
-            let table = &self.plan.tables[index];
-            let stays = |name: &str| copy.columns.iter().any(|column| column.is_stored() && column.name == name);
-            if !table.columns.iter().filter(|column| column.is_stored()).all(|column| stays(&column.name)) {
-                tracing::warn!("{} has lost columns that were mirrored: what it missed gives no events", copy.called());
-                continue;
-            }
-            let Some(source) = as_before(session, table, copy).await? else {
-                tracing::warn!(
-                    "{} has values of another kind than its mirror: what it missed gives no events",
-                    copy.called()
-                );
-                continue;
-            };
-            let comparison = Comparison { index, table, source };
-            writes.extend(comparison.differences(session, writes.len()).await?);
-        }
-        Ok(writes)
+        let plan = self.plan.clone();
+        let comparisons = comparisons(sql, &plan, recording).await?;
+        self.make_up(sql, &comparisons, net, "what the stream did not bring", group).await.map(drop)
     }
 }
 
+/// The copies against the mirrors that were before them.
+async fn comparisons<'p>(sql: &Prepared<'_>, plan: &'p Plan, recording: &Recording) -> Result<Vec<Comparison<'p>>> {
+    let job = &recording.job;
+    let mut comparisons = Vec::new();
+    for copy in job.copied.iter().map(|&place| &job.plan.tables[place]) {
+        if !job.compared.contains(&copy.oid) {
+            continue;
+        }
+        let is_its = |old: &&Table| old.oid == copy.oid || old.called() == copy.called();
+        let Some(index) = plan.tables.iter().position(|old| is_its(&old)) else { continue };
+        let table = &plan.tables[index];
+        let stays = |name: &str| copy.columns.iter().any(|column| column.is_stored() && column.name == name);
+        if !table.columns.iter().filter(|column| column.is_stored()).all(|column| stays(&column.name)) {
+            tracing::warn!("{} has lost columns that were mirrored: what it missed gives no events", copy.called());
+            continue;
+        }
+        let Some(source) = as_before(sql, table, copy).await? else {
+            tracing::warn!(
+                "{} has values of another kind than its mirror: what it missed gives no events",
+                copy.called()
+            );
+            continue;
+        };
+        comparisons.push(Comparison { index, table, source });
+    }
+    Ok(comparisons)
+}
+
 /// The copy with the types of the mirror that was there; `None`: not all of its values can be of those.
-async fn as_before(session: &Session, table: &Table, copy: &Table) -> Result<Option<String>> {
+async fn as_before(sql: &Prepared<'_>, table: &Table, copy: &Table) -> Result<Option<String>> {
     let stored = || table.columns.iter().filter(|column| column.is_stored());
     let is_other =
         |name: &str, of: &str| copy.columns.iter().any(|column| column.name == name && column.mirror_type != of);
@@ -102,7 +94,8 @@ async fn as_before(session: &Session, table: &Table, copy: &Table) -> Result<Opt
     if castable.is_empty() {
         return Ok(Some(copy.mirror_name()));
     }
-    let sql = format!("SELECT coalesce(bool_and({}), true) FROM {}", castable.join(" AND "), copy.mirror_name());
-    let can: bool = session.query_one(&sql, &[]).await.context("read a copy as what its mirror was")?.get(0);
+    let query = format!("SELECT coalesce(bool_and({}), true) FROM {}", castable.join(" AND "), copy.mirror_name());
+    let rows = sql.query("read a copy as what its mirror was", &query, &[]).await?;
+    let can = rows.first().is_some_and(|row| row.get(0));
     Ok(can.then(|| format!("(SELECT {} FROM {}) AS copied", columns.join(", "), copy.mirror_name())))
 }

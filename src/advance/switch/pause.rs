@@ -38,7 +38,7 @@ const BEGIN: &str = "
     INSERT INTO portalhook.switches (kind, why, problem, lsn) SELECT 'pause', $1, $1, $2::text::pg_lsn WHERE NOT EXISTS (SELECT FROM there)";
 
 /// `$1` is where the stream goes on.
-pub(super) const OVER: &str =
+pub(in crate::advance) const OVER: &str =
     "UPDATE portalhook.switches SET state = 'done', problem = NULL, lsn = $1::text::pg_lsn, finished_at = now()
     WHERE kind = 'pause' AND state <> 'done'";
 
@@ -63,7 +63,7 @@ pub(super) async fn is_paused(session: &Session) -> Result<bool> {
 
 impl Advance {
     /// Says once why, in the log and in `portalhook.switches`.
-    async fn pause(&mut self, session: &Session, why: &str) -> Result<()> {
+    pub(in crate::advance) async fn pause(&mut self, session: &Session, why: &str) -> Result<()> {
         if self.paused.as_deref() == Some(why) {
             return Ok(());
         }
@@ -104,6 +104,30 @@ impl Advance {
         Ok(false)
     }
 
+    /// Notes that the mapping cannot be run, if that is what the error says.
+    async fn notes(&mut self, sql: &Prepared<'_>, session: &Session, error: &Error) -> Result<bool> {
+        if session.is_closed() || !error.sqlstate().is_some_and(|state| state.code().starts_with("42")) {
+            return Ok(false);
+        }
+        sql.run("leave a group", "ROLLBACK").await?;
+        let why = format!(
+            "the mapping cannot be run any more: {error:?}. The stream is paused before that, deliveries go on. Change the mapping: \
+             UPDATE portalhook.mapping SET query = 'SELECT …' WHERE entity = '…';"
+        );
+        self.pause(session, &why).await?;
+        Ok(true)
+    }
+
+    /// The same where the daemon begins anew with the error.
+    pub(in crate::advance) async fn cannot_evaluate(
+        &mut self,
+        sql: &Prepared<'_>,
+        session: &Session,
+        error: Error,
+    ) -> Error {
+        self.notes(sql, session, &error).await.err().unwrap_or(error)
+    }
+
     /// A group failed. Where the mapping itself cannot be run any more (SQLSTATE class 42: a function or a type is gone), the
     /// stream is paused until it is another, or can be run again. The group's transactions then come once more.
     ///
@@ -120,15 +144,9 @@ impl Advance {
             return Err(error);
         }
         let error = self.lacking(sql, session, error).await;
-        if !error.sqlstate().is_some_and(|state| state.code().starts_with("42")) {
+        if !self.notes(sql, session, &error).await? {
             return Err(error);
         }
-        sql.run("leave a group", "ROLLBACK").await?;
-        let why = format!(
-            "the mapping cannot be run any more: {error:?}. The stream is paused before that, deliveries go on. Change the mapping: \
-             UPDATE portalhook.mapping SET query = 'SELECT …' WHERE entity = '…';"
-        );
-        self.pause(session, &why).await?;
         // The probe may not meet what the group met: the longer it lasts, the less often it is tried.
         let age: f64 = session.query_opt(AGE, &[]).await.context("look for a pause")?.map_or(0.0, |row| row.get(0));
         let mut wait = LOOK.max(Duration::from_secs_f64((age / 2.0).clamp(0.0, 60.0)));
@@ -154,39 +172,48 @@ impl Advance {
         session: &Session,
         mut meanwhile: Meanwhile<'_>,
     ) -> Result<bool> {
+        while let Some(why) = self.take_newest(sql, session).await? {
+            if self.wait(sql, session, &why, &mut meanwhile).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where the stream was paused: the newest mapping, if it is another and can be run; says why that has to wait.
+    pub(in crate::advance) async fn take_newest(
+        &mut self,
+        sql: &Prepared<'_>,
+        session: &Session,
+    ) -> Result<Option<String>> {
         self.is_paused = is_paused(session).await?;
         if !self.is_paused {
-            return Ok(false);
+            return Ok(None);
         }
-        loop {
-            let (plan, seen) = match self.newest(session).await? {
-                Newest::Same => return Ok(false),
-                Newest::Broken(problem) => {
-                    tracing::debug!("the newest mapping cannot be run either: {problem}");
-                    return Ok(false);
-                }
-                Newest::Plan(plan, seen) => (*plan, seen),
-            };
-            match self.rebuilds(&plan) {
-                Ok(rebuilds) => {
-                    let why = "the mapping was changed while the stream was paused".to_owned();
-                    let turn = super::relation::in_place(plan, Some(seen), why, rebuilds);
-                    let piece = Piece { turn: Some(turn), ..Piece::default() };
-                    self.group(sql, session, piece, &HashMap::new()).await?;
-                    return Ok(false);
-                }
-                Err(Unfit::NotMirrored(title)) => {
-                    self.ask_for_tables(session).await?;
-                    let why = is_copied_first(&title);
-                    if self.wait(sql, session, &why, &mut meanwhile).await? {
-                        return Ok(true);
-                    }
-                }
-                // The copy that it is compared with brings the mapping.
-                Err(Unfit::Keyless(table, why)) => {
-                    self.resync(session, table, &why).await?;
-                    return Ok(false);
-                }
+        let (plan, seen) = match self.newest(session).await? {
+            Newest::Same => return Ok(None),
+            Newest::Broken(problem) => {
+                tracing::debug!("the newest mapping cannot be run either: {problem}");
+                return Ok(None);
+            }
+            Newest::Plan(plan, seen) => (*plan, seen),
+        };
+        match self.rebuilds(&plan) {
+            Ok(rebuilds) => {
+                let why = "the mapping was changed while the stream was paused".to_owned();
+                let turn = super::relation::in_place(plan, Some(seen), why, rebuilds);
+                let piece = Piece { turn: Some(turn), ..Piece::default() };
+                self.group(sql, session, piece, &HashMap::new()).await?;
+                Ok(None)
+            }
+            Err(Unfit::NotMirrored(title)) => {
+                self.ask_for_tables(session).await?;
+                Ok(Some(is_copied_first(&title)))
+            }
+            // The copy that it is compared with brings the mapping.
+            Err(Unfit::Keyless(table, why)) => {
+                self.resync(session, table, &why).await?;
+                Ok(None)
             }
         }
     }

@@ -224,6 +224,41 @@ pub(super) fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: 
     Turn::InPlace(Box::new(change))
 }
 
+/// All tables of the plan as the catalog describes them now, as if the stream had just named them.
+pub(in crate::advance) async fn of_now(session: &Session, plan: &Plan) -> Result<Vec<Change>> {
+    const TABLES: &str = "
+        SELECT c.oid, n.nspname::text, c.relname::text, c.relreplident::text, a.attname::text, a.atttypid, a.atttypmod,
+               coalesce(a.attnum = ANY (i.indkey::int2[]), c.relreplident = 'f')
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+        LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
+        WHERE c.oid = ANY ($1) ORDER BY c.oid, a.attnum";
+    let oids: Vec<u32> = plan.tables.iter().map(|table| table.oid).collect();
+    let mut relations: Vec<Relation> = Vec::new();
+    for row in session.query(TABLES, &[&oids]).await.context("describe the mapped tables")? {
+        let oid: u32 = row.get(0);
+        if relations.last().is_none_or(|last| last.oid != oid) {
+            let identity = match row.get(3) {
+                "f" => ReplicaIdentity::Full,
+                "i" => ReplicaIdentity::Index,
+                "n" => ReplicaIdentity::Nothing,
+                _ => ReplicaIdentity::Default,
+            };
+            relations.push(Relation { oid, schema: row.get(1), name: row.get(2), identity, columns: Vec::new() });
+        }
+        if let Some(relation) = relations.last_mut() {
+            relation.columns.push(crate::change::Column {
+                name: row.get(4),
+                type_oid: row.get(5),
+                type_modifier: row.get(6),
+                key: row.get(7),
+            });
+        }
+    }
+    let named = relations.into_iter().map(|relation| Change::Insert { relation: Arc::new(relation), new: Vec::new() });
+    Ok(named.collect())
+}
+
 async fn describe(session: &Session, relation: &Relation) -> Result<Vec<Described>> {
     let types: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
     let modifiers: Vec<i32> = relation.columns.iter().map(|column| column.type_modifier).collect();

@@ -24,7 +24,7 @@ async fn fider_is_recognised_and_set_up_once() {
     );
     assert_eq!(row, ["t 0 1 16 portalhook t t t"]);
     let second = report(&options(&server)).await.expect("again");
-    assert_eq!(changes(&second), ["server", "grants", "columns", "done"], "{second}");
+    assert_eq!(changes(&second), ["server", "grants", "columns", "advice", "done"], "{second}");
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn astuto_is_recognised_and_its_times_stay_what_they_are() {
     let joined = lines(&server, "SELECT indexdef FROM pg_indexes WHERE schemaname = 'portalhook_mirror' ORDER BY 1");
     assert!(joined.iter().any(|index| index.contains("\"public.post_statuses_pkey\"")), "{joined:?}");
     let second = report(&options(&server)).await.expect("again");
-    assert_eq!(changes(&second), ["server", "grants", "columns", "done"], "{second}");
+    assert_eq!(changes(&second), ["server", "grants", "columns", "advice", "done"], "{second}");
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn an_owner_who_is_no_superuser_can_set_up_and_so_can_a_role_that_is_every
     assert_mirrors_equal(&server);
     server.psql("portal", "SET ROLE owner; INSERT INTO portalhook.endpoints (url) VALUES ('https://a.x/'); SELECT * FROM portalhook.pending, portalhook.votes").expect("operate");
     let second = report(&options).await.expect("again");
-    assert_eq!(changes(&second), ["server", "grants", "columns", "done"], "{second}");
+    assert_eq!(changes(&second), ["server", "grants", "columns", "advice", "done"], "{second}");
     // As superuser over the same database, and as one role that is everything.
     server.psql("postgres", "CREATE DATABASE alone").expect("database");
     for script in FIDER {
@@ -115,5 +115,5 @@ async fn an_owner_who_is_no_superuser_can_set_up_and_so_can_a_role_that_is_every
     options.admin_url = None;
     report(&options).await.expect("alone");
     let second = report(&options).await.expect("again");
-    assert_eq!(changes(&second), ["server", "grants", "columns", "done"], "{second}");
+    assert_eq!(changes(&second), ["server", "grants", "columns", "advice", "done"], "{second}");
 }

@@ -36,6 +36,7 @@ fn options(server: &Throwaway) -> Options {
         slot: None,
         print_sql: false,
         event_trigger: false,
+        max_wal: 8 << 30,
         afresh: false,
         origin: Origin::AsBefore,
     }

@@ -254,7 +254,8 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration {
         schema: "ALTER TABLE votes ADD COLUMN code text NOT NULL DEFAULT md5(random()::text);",
         writes: "UPDATE posts SET title = 'After' WHERE id = 99; DELETE FROM votes; INSERT INTO votes (code, post_id, user_id) VALUES ('a', 99, 49);",
-        events: &["post.updated 99", "vote.created a"],
+        // Nothing tells which of the rows of now was which: the votes are followed again from the copy on.
+        events: &["post.updated 99"],
         ..migration(
             "another key, and the old one is dropped",
             "ALTER TABLE votes DROP COLUMN id; ALTER TABLE votes ADD PRIMARY KEY (code);",

@@ -201,7 +201,7 @@ impl Advance {
         match self.rebuilds(&plan) {
             Ok(rebuilds) => {
                 let why = "the mapping was changed while the stream was paused".to_owned();
-                let turn = super::relation::in_place(plan, Some(seen), why, rebuilds);
+                let turn = super::relation::in_place(plan, Some(seen), why, rebuilds, &[]);
                 let piece = Piece { turn: Some(turn), ..Piece::default() };
                 self.group(sql, session, piece, &HashMap::new()).await?;
                 Ok(None)

@@ -287,4 +287,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     },
     migration("a column comes with a default that rewrites the table", "ALTER TABLE posts ADD COLUMN token text DEFAULT md5(random()::text)", Then::Copied),
     migration("another one publishes everything", "CREATE PUBLICATION all_of_it FOR ALL TABLES", Then::GoesOn),
+    Migration {
+        events: &["vote.deleted 3", "post.updated 99", "vote.created 2", "vote.deleted 1"],
+        ..migration(
+            "a mapped column is dropped and added in another transaction",
+            "ALTER TABLE posts DROP description; UPDATE posts SET views = 1; DELETE FROM votes WHERE id = 3; UPDATE posts SET views = 2; ALTER TABLE posts ADD description text DEFAULT 'new'",
+            Then::Copied,
+        )
+    },
 ];

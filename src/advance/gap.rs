@@ -6,6 +6,7 @@
 
 use super::group::Group;
 use super::operations::{self, Operation};
+use super::switch::rebuild::Unfit;
 use super::switch::{pause, relation};
 use super::{Advance, durable, switch};
 use crate::capture::slot::{self, Slot};
@@ -54,21 +55,22 @@ impl Advance {
     /// Where the database cannot be asked.
     pub(crate) async fn gap_can_be_closed(&mut self, session: &Session) -> Result<bool> {
         let sql = Prepared::new(session);
-        if let Some(why) = self.take_newest(&sql, session).await? {
-            let why = format!(
-                "{why}; but a gap has to be closed before that: until then name only tables that were mapped before"
-            );
-            self.pause(session, &why).await?;
-            return Ok(false);
-        }
-        let tables = relation::of_now(session, &self.plan).await?;
-        match self.prepare_for(&sql, session, &tables, u64::MAX).await? {
-            None => Ok(true),
-            Some(why) => {
-                self.pause(session, &why).await?;
-                Ok(false)
+        let why = match self.take_newest(&sql, session).await? {
+            // Nothing is copied while the gap is open: a table that was missed has to be compared with something.
+            Some(Unfit::NotMirrored(title)) => Some(format!(
+                "the mapping newly names {title}, which is not mirrored: until the gap is closed it can name only what was \
+                 mirrored before it"
+            )),
+            Some(Unfit::Keyless(_, why)) => Some(why),
+            None => {
+                let tables = relation::of_now(session, &self.plan).await?;
+                // As if a transaction that no copy has seen had just named them.
+                self.prepare_for(&sql, session, &tables, u64::MAX).await?
             }
-        }
+        };
+        let Some(why) = why else { return Ok(true) };
+        self.pause(session, &why).await?;
+        Ok(false)
     }
 
     /// Makes a new slot and takes the mirror to where that begins; everything that was missed becomes the events of one
@@ -105,7 +107,7 @@ impl Advance {
                 Ok(())
             }
             Err(error) => {
-                let error = self.cannot_evaluate(&Prepared::new(session), session, error).await;
+                let error = self.cannot_close(&Prepared::new(session), session, error).await;
                 // It would keep write-ahead log for nobody.
                 match exported.discard().await {
                     Ok(()) => Err(error),

@@ -14,7 +14,7 @@ mod large;
 mod missed;
 pub(super) mod pause;
 pub(super) mod place;
-mod rebuild;
+pub(super) mod rebuild;
 pub(super) mod relation;
 pub(super) mod resync;
 pub(crate) mod snapshot;

@@ -104,30 +104,6 @@ impl Advance {
         Ok(false)
     }
 
-    /// Notes that the mapping cannot be run, if that is what the error says.
-    async fn notes(&mut self, sql: &Prepared<'_>, session: &Session, error: &Error) -> Result<bool> {
-        if session.is_closed() || !error.sqlstate().is_some_and(|state| state.code().starts_with("42")) {
-            return Ok(false);
-        }
-        sql.run("leave a group", "ROLLBACK").await?;
-        let why = format!(
-            "the mapping cannot be run any more: {error:?}. The stream is paused before that, deliveries go on. Change the mapping: \
-             UPDATE portalhook.mapping SET query = 'SELECT …' WHERE entity = '…';"
-        );
-        self.pause(session, &why).await?;
-        Ok(true)
-    }
-
-    /// The same where the daemon begins anew with the error.
-    pub(in crate::advance) async fn cannot_evaluate(
-        &mut self,
-        sql: &Prepared<'_>,
-        session: &Session,
-        error: Error,
-    ) -> Error {
-        self.notes(sql, session, &error).await.err().unwrap_or(error)
-    }
-
     /// A group failed. Where the mapping itself cannot be run any more (SQLSTATE class 42: a function or a type is gone), the
     /// stream is paused until it is another, or can be run again. The group's transactions then come once more.
     ///
@@ -144,9 +120,10 @@ impl Advance {
             return Err(error);
         }
         let error = self.lacking(sql, session, error).await;
-        if !self.notes(sql, session, &error).await? {
+        if !is_of_the_mapping(&error) {
             return Err(error);
         }
+        self.pause_after(sql, session, &error).await?;
         // The probe may not meet what the group met: the longer it lasts, the less often it is tried.
         let age: f64 = session.query_opt(AGE, &[]).await.context("look for a pause")?.map_or(0.0, |row| row.get(0));
         let mut wait = LOOK.max(Duration::from_secs_f64((age / 2.0).clamp(0.0, 60.0)));
@@ -164,28 +141,36 @@ impl Advance {
         }
     }
 
-    /// At the start: where the stream was paused, the newest mapping takes effect where it stands, if it is another and can be
-    /// run. True: an end is wanted meanwhile.
-    pub(in crate::advance) async fn resume(
+    /// Leaves a group that failed because the mapping cannot be run, and says so.
+    async fn pause_after(&mut self, sql: &Prepared<'_>, session: &Session, error: &Error) -> Result<()> {
+        sql.run("leave a group", "ROLLBACK").await?;
+        let why = format!(
+            "the mapping cannot be run any more: {error:?}. The stream is paused before that, deliveries go on. Change the mapping: \
+             UPDATE portalhook.mapping SET query = 'SELECT …' WHERE entity = '…';"
+        );
+        self.pause(session, &why).await
+    }
+
+    /// A gap could not be closed: notes a pause where the mapping is to blame.
+    pub(in crate::advance) async fn cannot_close(
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
-        mut meanwhile: Meanwhile<'_>,
-    ) -> Result<bool> {
-        while let Some(why) = self.take_newest(sql, session).await? {
-            if self.wait(sql, session, &why, &mut meanwhile).await? {
-                return Ok(true);
-            }
+        error: Error,
+    ) -> Error {
+        if !is_of_the_mapping(&error) || session.is_closed() {
+            return error;
         }
-        Ok(false)
+        self.pause_after(sql, session, &error).await.err().unwrap_or(error)
     }
 
-    /// Where the stream was paused: the newest mapping, if it is another and can be run; says why that has to wait.
+    /// Where the stream was paused, the newest mapping takes effect where it stands, if it is another and can be run; what it
+    /// still lacks.
     pub(in crate::advance) async fn take_newest(
         &mut self,
         sql: &Prepared<'_>,
         session: &Session,
-    ) -> Result<Option<String>> {
+    ) -> Result<Option<Unfit>> {
         self.is_paused = is_paused(session).await?;
         if !self.is_paused {
             return Ok(None);
@@ -198,24 +183,41 @@ impl Advance {
             }
             Newest::Plan(plan, seen) => (*plan, seen),
         };
-        match self.rebuilds(&plan) {
-            Ok(rebuilds) => {
-                let why = "the mapping was changed while the stream was paused".to_owned();
-                let turn = super::relation::in_place(plan, Some(seen), why, rebuilds, &[]);
-                let piece = Piece { turn: Some(turn), ..Piece::default() };
-                self.group(sql, session, piece, &HashMap::new()).await?;
-                Ok(None)
-            }
-            Err(Unfit::NotMirrored(title)) => {
-                self.ask_for_tables(session).await?;
-                Ok(Some(is_copied_first(&title)))
-            }
-            // The copy that it is compared with brings the mapping.
-            Err(Unfit::Keyless(table, why)) => {
-                self.resync(session, table, &why).await?;
-                Ok(None)
+        let rebuilds = match self.rebuilds(&plan) {
+            Ok(rebuilds) => rebuilds,
+            Err(unfit) => return Ok(Some(unfit)),
+        };
+        let why = "the mapping was changed while the stream was paused".to_owned();
+        let turn = super::relation::in_place(plan, Some(seen), why, rebuilds, &[]);
+        let piece = Piece { turn: Some(turn), ..Piece::default() };
+        self.group(sql, session, piece, &HashMap::new()).await?;
+        Ok(None)
+    }
+
+    /// At the start: `take_newest`, waiting for what it lacks. True: an end is wanted meanwhile.
+    pub(in crate::advance) async fn resume(
+        &mut self,
+        sql: &Prepared<'_>,
+        session: &Session,
+        mut meanwhile: Meanwhile<'_>,
+    ) -> Result<bool> {
+        while let Some(unfit) = self.take_newest(sql, session).await? {
+            let why = match unfit {
+                Unfit::NotMirrored(title) => {
+                    self.ask_for_tables(session).await?;
+                    is_copied_first(&title)
+                }
+                // The copy that it is compared with brings the mapping.
+                Unfit::Keyless(table, why) => {
+                    self.resync(session, table, &why).await?;
+                    return Ok(false);
+                }
+            };
+            if self.wait(sql, session, &why, &mut meanwhile).await? {
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Has the copier copy tables that the newest mapping names and nobody has mirrored yet.
@@ -272,6 +274,11 @@ impl Advance {
             Ok(()) | Err(_) => rolled_back.map(|()| true),
         }
     }
+}
+
+/// Whether no other session and no other row would help: SQLSTATE class 42.
+fn is_of_the_mapping(error: &Error) -> bool {
+    error.sqlstate().is_some_and(|state| state.code().starts_with("42"))
 }
 
 /// Why the stream still waits although the mapping was changed.

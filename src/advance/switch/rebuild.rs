@@ -9,7 +9,7 @@ use crate::mirror::prepared::Prepared;
 use crate::session::Session;
 
 /// Why a mirror cannot be made from the one that is there.
-pub(super) enum Unfit {
+pub(in crate::advance) enum Unfit {
     /// There is none of this table.
     NotMirrored(String),
     /// Newly named columns of this table (`pg_class.oid`) cannot be told by a key that the mirror has; why.

@@ -1,10 +1,13 @@
 //! The application's migrations, while portalhook is set up and runs: all of them succeed, and what the mapping reads is
 //! followed.
 
+mod every;
+
 use crate::support::cluster::Database;
 use crate::support::portal::Portal;
 use crate::support::process;
 use crate::support::receiver::Receiver;
+use crate::support::session::Holder;
 
 const SCHEMA: &str = include_str!("../sql/demo/portal.sql");
 const VIEWS: &str = include_str!("../sql/demo/views.sql");
@@ -125,7 +128,7 @@ fn mending_waits_behind_nobody_for_long_and_touches_only_the_mapping() {
     portal.sql("DROP ROLE nobody_at_all");
     let daemon = portal.run();
     // A reader holds the table: mending would need to wait for it, and everybody else would wait for the mending.
-    let reader = Reader::of(&portal, "votes");
+    let reader = Holder::of(&portal, "SELECT FROM votes");
     portal.sql("ALTER PUBLICATION portalhook DROP TABLE comments");
     daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE public.comments");
     portal.sql(&format!("{PATIENCE} SELECT count(*) FROM votes;"));
@@ -163,7 +166,7 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     let daemon = portal.run();
     // The copy cannot end while this is locked, and holds posts meanwhile. (ACCESS EXCLUSIVE would give the session a transaction
     // id, for whose end a copy waits before it begins.)
-    let ours = Reader::locking(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
+    let ours = Holder::of(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
     portal.sql(
         "SELECT portalhook.request_copy(ARRAY['posts'::regclass::oid], 'the test wants it') \\g /dev/null
          DO $$ BEGIN
@@ -179,38 +182,6 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     daemon.wait_for_line("the test wants it: in force from here on");
     portal.sql("UPDATE posts SET title = 'After' WHERE id = 99");
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.updated 99"]);
-}
-
-/// A session of the application that holds ACCESS SHARE on a table.
-struct Reader {
-    runtime: tokio::runtime::Runtime,
-    client: Option<tokio_postgres::Client>,
-}
-
-impl Reader {
-    fn of(portal: &Portal, table: &str) -> Self {
-        Self::locking(portal, &format!("SELECT FROM {table}"))
-    }
-
-    fn locking(portal: &Portal, sql: &str) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let client = runtime.block_on(async {
-            let url = portal.database.owner_url();
-            let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("connect");
-            tokio::spawn(connection);
-            client.batch_execute(&format!("BEGIN; {sql}")).await.expect("read");
-            client
-        });
-        Self { runtime, client: Some(client) }
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        drop(self.client.take());
-        let _entered = self.runtime.enter();
-    }
 }
 
 #[test]
@@ -238,307 +209,4 @@ fn many_tables_and_columns_beside_ours_slow_nothing_down() {
          WHERE query LIKE '%What the catalog said%' AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND min_exec_time > 50",
     );
     assert_eq!(slow, "", "milliseconds of a look");
-}
-
-/// What becomes of a mapped thing that a migration changes.
-#[derive(Clone, Copy, PartialEq)]
-enum Then {
-    /// The stream goes on as if nothing had happened.
-    GoesOn,
-    /// Copied afresh, without events; what comes later is exact.
-    Copied,
-    /// Compared, and what differs gives events.
-    Compared,
-    /// The stream stands still until the mapping is changed by this.
-    Paused(&'static str),
-}
-
-struct Migration {
-    name: &'static str,
-    /// Before setup.
-    schema: &'static str,
-    migration: &'static str,
-    then: Then,
-    /// After it.
-    writes: &'static str,
-    events: &'static [&'static str],
-    /// What the last event says at a place.
-    says: (&'static str, &'static str),
-    from: u32,
-}
-
-const fn migration(name: &'static str, migration: &'static str, then: Then) -> Migration {
-    Migration {
-        name,
-        schema: "",
-        migration,
-        then,
-        writes: "UPDATE posts SET title = 'After' WHERE id = 99;
-                 INSERT INTO votes (id, post_id, user_id) VALUES (2, 99, 49);
-                 DELETE FROM votes WHERE id = 1;",
-        events: &["post.updated 99", "vote.created 2", "vote.deleted 1"],
-        says: ("/post/title", "After"),
-        from: 14,
-    }
-}
-
-/// Everything that an operator's framework may do to a mapped table, and what comes of it.
-const MIGRATIONS: &[Migration] = &[
-    migration(
-        "unmapped columns come, change and go",
-        "ALTER TABLE posts ADD COLUMN rank int, ADD COLUMN slug text DEFAULT 'x';
-         ALTER TABLE posts ALTER COLUMN rank TYPE bigint; ALTER TABLE posts RENAME COLUMN rank TO score;
-         ALTER TABLE posts DROP COLUMN slug; ALTER TABLE posts DROP COLUMN views;
-         ALTER TABLE users ALTER COLUMN password_hash TYPE varchar(200); ALTER TABLE users RENAME COLUMN password_hash TO digest;",
-        Then::GoesOn,
-    ),
-    migration(
-        "indexes, defaults, constraints, triggers and comments",
-        "CREATE INDEX ON posts (title); ALTER TABLE posts ALTER COLUMN status SET DEFAULT 'new';
-         ALTER TABLE posts ADD CONSTRAINT short CHECK (length(title) < 1000); ALTER TABLE posts ALTER COLUMN description SET NOT NULL;
-         COMMENT ON TABLE posts IS 'x'; ALTER TABLE posts SET (fillfactor = 50); ALTER TABLE votes DROP CONSTRAINT votes_user_id_fkey;
-         CREATE INDEX CONCURRENTLY once ON votes (post_id, user_id); ANALYZE posts;",
-        Then::GoesOn,
-    ),
-    migration("a rewrite without a change", "VACUUM FULL posts; CLUSTER votes USING votes_pkey; REINDEX TABLE posts;", Then::Copied),
-    Migration {
-        says: ("/post/description", "WOW. THIS IS THE BEST IDEA I HAVE EVER SEEN!"),
-        ..migration(
-            "a rewrite that changes values and no type",
-            "ALTER TABLE posts ALTER COLUMN description TYPE text USING upper(description)",
-            Then::Copied,
-        )
-    },
-    Migration {
-        writes: "UPDATE posts SET title = 'After' WHERE id = 99; DELETE FROM votes WHERE id = 1;",
-        events: &["post.updated 99", "vote.deleted 1"],
-        ..migration(
-            "mapped columns change their types",
-            "ALTER TABLE posts ALTER title TYPE varchar(300); ALTER TABLE posts ALTER id TYPE bigint;
-             ALTER TABLE votes ALTER post_id TYPE bigint; ALTER TABLE posts ALTER created_at TYPE timestamp USING created_at AT TIME ZONE 'UTC';",
-            Then::Copied,
-        )
-    },
-    Migration {
-        says: ("/post/status", "2"),
-        writes: "UPDATE posts SET status = 2 WHERE id = 99;",
-        events: &["post.status_changed 99"],
-        ..migration(
-            "a mapped column changes its type and its values",
-            "ALTER TABLE posts ALTER status DROP DEFAULT; ALTER TABLE posts ALTER status TYPE int USING length(status);",
-            Then::Copied,
-        )
-    },
-    Migration {
-        writes: "UPDATE posts SET headline = 'After' WHERE id = 99; DELETE FROM votes WHERE id = 1;",
-        events: &["post.updated 99", "vote.deleted 1"],
-        ..migration(
-            "a mapped column is renamed",
-            "ALTER TABLE posts RENAME title TO headline",
-            Then::Paused("UPDATE portalhook.mapping SET query = replace(query, 'title,', 'headline AS title,') WHERE entity = 'posts'"),
-        )
-    },
-    Migration {
-        writes: "UPDATE posts SET title = 'After' WHERE id = 99; DELETE FROM votes WHERE id = 1;",
-        events: &["post.updated 99", "vote.deleted 1"],
-        ..migration(
-            "a mapped column is dropped",
-            "ALTER TABLE posts DROP description",
-            Then::Paused("UPDATE portalhook.mapping SET query = replace(query, 'description,', 'NULL::text AS description,') WHERE entity = 'posts'"),
-        )
-    },
-    migration("a mapped column is dropped and added", "BEGIN; ALTER TABLE posts DROP description; ALTER TABLE posts ADD description text DEFAULT 'new'; COMMIT", Then::Copied),
-    Migration {
-        writes: "UPDATE posts SET title = 'After' WHERE id = 99; DELETE FROM votes WHERE id = 1;",
-        events: &["post.updated 99", "vote.deleted 1"],
-        ..migration("a mapped table is dropped", "DROP TABLE comments", Then::GoesOn)
-    },
-    Migration {
-        schema: PARTITIONED,
-        writes: "UPDATE posts SET title = 'After' WHERE id = 98;",
-        says: ("/post/title", "After"),
-        events: &["vote.deleted 1", "vote.deleted 1500", "vote.deleted 3", "post.updated 98"],
-        ..migration("a partitioned table is truncated", "TRUNCATE votes", Then::Copied)
-    },
-    Migration {
-        writes: "INSERT INTO posts (id, title, user_id, portal_id) VALUES (100, 'After', 48, 4);",
-        events: &["post.deleted 98", "post.deleted 99", "vote.deleted 1", "vote.deleted 3", "post.created 100"],
-        ..migration("a table is truncated with those that refer to it", "TRUNCATE posts CASCADE", Then::Copied)
-    },
-    migration("a table is renamed", "ALTER TABLE votes RENAME TO likes; CREATE VIEW votes AS SELECT * FROM likes;", Then::GoesOn),
-    migration(
-        "tables move to another schema",
-        "CREATE SCHEMA app; ALTER TABLE posts SET SCHEMA app; ALTER TABLE votes SET SCHEMA app;
-         SELECT set_config('search_path', 'app, public', false);
-         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = app, public', current_database()); END $$;",
-        Then::GoesOn,
-    ),
-    migration(
-        "the primary key is made anew",
-        "BEGIN; ALTER TABLE votes DROP CONSTRAINT votes_pkey; ALTER TABLE votes ADD PRIMARY KEY (id); COMMIT;
-         CREATE UNIQUE INDEX posts_new ON posts (id);
-         ALTER TABLE posts ADD CONSTRAINT posts_again UNIQUE USING INDEX posts_new;",
-        Then::GoesOn,
-    ),
-    Migration {
-        schema: "ALTER TABLE posts ADD COLUMN code text; UPDATE posts SET code = 'p' || id; ALTER TABLE posts ALTER code SET NOT NULL;",
-        ..migration(
-            "another primary key",
-            "BEGIN; ALTER TABLE posts DROP CONSTRAINT posts_pkey CASCADE; ALTER TABLE posts ADD PRIMARY KEY (code); COMMIT;",
-            Then::Copied,
-        )
-    },
-    migration("a stored generated column", "ALTER TABLE posts ADD COLUMN loud text GENERATED ALWAYS AS (upper(title)) STORED", Then::Copied),
-    Migration {
-        from: 18,
-        ..migration("a virtual generated column", "ALTER TABLE posts ADD COLUMN loud text GENERATED ALWAYS AS (upper(title))", Then::GoesOn)
-    },
-    Migration {
-        schema: "CREATE TYPE state AS ENUM ('open', 'done'); ALTER TABLE posts ALTER status DROP DEFAULT, ALTER status TYPE state USING status::state;",
-        writes: "UPDATE posts SET status = 'planned', title = 'After' WHERE id = 99; DELETE FROM votes WHERE id = 1;",
-        events: &["post.status_changed 99", "post.updated 99", "vote.deleted 1"],
-        says: ("/vote/id", "1"),
-        ..migration("an enum value is added", "ALTER TYPE state ADD VALUE 'planned' BEFORE 'done'", Then::GoesOn)
-    },
-    Migration {
-        schema: "CREATE TYPE state AS ENUM ('open', 'done'); ALTER TABLE posts ALTER status DROP DEFAULT, ALTER status TYPE state USING status::state;",
-        writes: "UPDATE posts SET title = 'After' WHERE id = 99; DELETE FROM votes WHERE id = 1; UPDATE posts SET status = 'done' WHERE id = 99",
-        events: &["post.updated 99", "vote.deleted 1", "post.status_changed 99"],
-        ..migration("an enum value is renamed", "ALTER TYPE state RENAME VALUE 'open' TO 'new'", Then::Copied)
-    },
-    Migration {
-        writes: "DELETE FROM votes WHERE id = 1; UPDATE posts SET title = 'After' WHERE id = 99;
-                 INSERT INTO votes (id, post_id, user_id) VALUES (2, 99, 49);",
-        events: &["vote.created 7", "vote.deleted 1", "post.updated 99", "vote.created 2"],
-        ..migration(
-            "a table is made anew",
-            "BEGIN; CREATE TEMP TABLE kept AS SELECT * FROM votes; DROP TABLE votes;
-             CREATE TABLE votes (id int PRIMARY KEY, post_id int, user_id int, created_at timestamptz DEFAULT now());
-             INSERT INTO votes SELECT * FROM kept; INSERT INTO votes VALUES (7, 99, 48); COMMIT;",
-            Then::Compared,
-        )
-    },
-    Migration {
-        events: &["post.updated 98", "post.updated 99", "vote.created 2", "vote.deleted 1"],
-        ..migration(
-            "tables are swapped by renaming",
-            "BEGIN; CREATE TABLE posts_new (LIKE posts INCLUDING ALL); INSERT INTO posts_new SELECT * FROM posts;
-             UPDATE posts_new SET title = 'Swapped' WHERE id = 98;
-             ALTER TABLE posts RENAME TO posts_old; ALTER TABLE posts_new RENAME TO posts; COMMIT;",
-            Then::Compared,
-        )
-    },
-    Migration {
-        schema: PARTITIONED,
-        events: &["post.updated 99", "vote.created 2", "vote.deleted 1"],
-        ..migration("an empty partition is made", "CREATE TABLE votes_3 PARTITION OF votes FOR VALUES FROM (2000) TO (3000);", Then::GoesOn)
-    },
-    Migration {
-        schema: PARTITIONED,
-        writes: "DELETE FROM votes WHERE id = 2500; UPDATE posts SET title = 'After' WHERE id = 99; DELETE FROM votes WHERE id = 1;",
-        events: &["vote.deleted 2500", "post.updated 99", "vote.deleted 1"],
-        ..migration(
-            "a partition with rows is attached",
-            "CREATE TABLE votes_3 (LIKE votes INCLUDING ALL); INSERT INTO votes_3 (id, post_id, user_id) VALUES (2500, 99, 48);
-             ALTER TABLE votes ATTACH PARTITION votes_3 FOR VALUES FROM (2000) TO (3000);",
-            Then::Copied,
-        )
-    },
-    Migration {
-        schema: PARTITIONED,
-        writes: "INSERT INTO votes_2 (id, post_id, user_id) VALUES (1501, 99, 48); UPDATE posts SET title = 'After' WHERE id = 99; DELETE FROM votes WHERE id = 1;",
-        events: &["post.updated 99", "vote.deleted 1"],
-        ..migration("a partition is detached", "ALTER TABLE votes DETACH PARTITION votes_2", Then::Copied)
-    },
-    Migration {
-        schema: PARTITIONED,
-        events: &["vote.deleted 1500", "post.updated 99", "vote.created 2", "vote.deleted 1"],
-        ..migration("a partition is truncated", "TRUNCATE votes_2", Then::Compared)
-    },
-];
-
-const PARTITIONED: &str = "
-    DROP TABLE votes;
-    CREATE TABLE votes (id int PRIMARY KEY, post_id int, user_id int, created_at timestamptz DEFAULT now()) PARTITION BY RANGE (id);
-    CREATE TABLE votes_1 PARTITION OF votes FOR VALUES FROM (0) TO (1000);
-    CREATE TABLE votes_2 PARTITION OF votes FOR VALUES FROM (1000) TO (2000);
-    INSERT INTO votes (id, post_id, user_id) VALUES (1500, 99, 48);";
-
-impl Migration {
-    /// Runs it with the daemon following, or before the daemon is started; gives what went wrong.
-    fn run(&self, live: bool) -> Result<(), String> {
-        let portal = Portal::sample_with(&format!(
-            "{} INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49);",
-            self.schema
-        ));
-        let receiver = Receiver::start();
-        let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*,vote.*}'");
-        let early = live.then(|| portal.run());
-        portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (3, 99, 49)");
-        if live {
-            assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 3"]);
-        }
-        portal.sql(&format!("{PATIENCE} {}", self.migration));
-        let daemon = early.unwrap_or_else(|| portal.run());
-        if matches!(self.then, Then::Copied | Then::Compared) {
-            daemon.wait_for_line("in force from here on");
-        }
-        portal.sql(&format!("{PATIENCE} {}", self.writes));
-        if let Then::Paused(mapping) = self.then {
-            daemon.wait_for_line("UPDATE portalhook.mapping");
-            portal.sql(mapping);
-        }
-        let events = portal.events(&receiver, endpoint);
-        let names: Vec<String> = events.iter().skip(1).map(crate::support::portal::name_and_id).collect();
-        if names != self.events {
-            return Err(format!("{names:?} for {:?}\n{}", self.events, daemon.said().join("\n")));
-        }
-        let (place, text) = self.says;
-        let said = events.last().map(|event| event.data(place)).unwrap_or_default();
-        if said.as_str().map_or_else(|| said.to_string(), str::to_owned) != text {
-            return Err(format!("{place} is {said} for {text}"));
-        }
-        let failures = portal.sql("SELECT table_name || ' ' || key || ': ' || message FROM portalhook.row_failures");
-        if !failures.is_empty() {
-            return Err(failures);
-        }
-        let faults: Vec<String> = daemon.said().into_iter().filter(|line| line.contains("starting again")).collect();
-        if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
-    }
-}
-
-/// The server's major version.
-fn version() -> u32 {
-    let number: u32 = Database::create().sql("SHOW server_version_num").parse().expect("a number");
-    number / 10_000
-}
-
-/// All of them in turn, so that one run says everything that does not hold.
-#[track_caller]
-fn all(live: bool) {
-    let version = version();
-    let only = std::env::var("PORTALHOOK_MIGRATION").unwrap_or_default();
-    let mut wrong = Vec::new();
-    for migration in MIGRATIONS.iter().filter(|one| one.from <= version && one.name.contains(&only)) {
-        let ended = std::panic::catch_unwind(|| migration.run(live));
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(problem)) => wrong.push(format!("{}: {problem}", migration.name)),
-            Err(panic) => {
-                let problem = panic.downcast_ref::<String>().cloned().unwrap_or_default();
-                wrong.push(format!("{}: {problem}", migration.name));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{} of {}:\n\n{}", wrong.len(), MIGRATIONS.len(), wrong.join("\n\n"));
-}
-
-#[test]
-fn every_migration_succeeds_and_is_followed_while_the_daemon_runs() {
-    all(true);
-}
-
-#[test]
-fn every_migration_succeeds_and_is_followed_by_a_daemon_that_starts_later() {
-    all(false);
 }

@@ -67,7 +67,7 @@ impl Advance {
                 "the mapping newly names {title}, which is not mirrored: until the gap is closed it can name only what was \
                  mirrored before it"
             )),
-            Some(Unfit::Keyless(why)) => Some(why),
+            Some(Unfit::Keyless(_, why)) => Some(why),
             None => self.follow_tables(&sql, session).await?,
         };
         let Some(why) = why else { return Ok(true) };

@@ -399,7 +399,9 @@ impl Advance {
                 net.truncate(table, place, keys);
             }
         }
-        filter(sql, &self.plan, &self.mirrors, &mut nets).await?;
+        for table in filter(sql, &self.plan, &self.mirrors, &mut nets).await? {
+            self.complete(sql, table).await?;
+        }
         nets.retain(|net| !net.writes.is_empty() || !net.operations.is_empty());
         for batch in self.cuts.batches(nets) {
             group.batches += 1;

@@ -171,7 +171,7 @@ impl MirrorSql {
             whole: key.is_empty().then(|| WholeRows::new(table)),
             differs: (!rest.is_empty() && !key.is_empty()).then(|| {
                 format!(
-                    "SELECT u.n FROM unnest({flagged_arrays}) WITH ORDINALITY AS u({flagged_names}, n) \
+                    "SELECT u.n, m.{first_key} IS NULL FROM unnest({flagged_arrays}) WITH ORDINALITY AS u({flagged_names}, n) \
                      LEFT JOIN {mirror} m ON {on_key} WHERE m.{first_key} IS NULL OR {differs}"
                 )
             }),
@@ -187,8 +187,8 @@ impl MirrorSql {
         }
     }
 
-    /// Which of these rows differ from the mirror, by position; a row that the mirror lacks differs.
-    pub(crate) async fn differing(&self, sql: &Prepared<'_>, rows: &[&Row]) -> Result<Vec<usize>> {
+    /// Which of these rows differ from the mirror, by position, and whether it lacks them.
+    pub(crate) async fn differing(&self, sql: &Prepared<'_>, rows: &[&Row]) -> Result<Vec<(usize, bool)>> {
         let Some(differs) = &self.differs else { return Ok(Vec::new()) };
         let arrays = self.flagged(rows.iter().copied());
         let found = sql.query(&format!("compare {} with its mirror", self.name), differs, &parameters(&arrays)).await?;
@@ -196,7 +196,8 @@ impl MirrorSql {
             .iter()
             .map(|row| {
                 let ordinal: i64 = row.get(0);
-                usize::try_from(ordinal - 1).map_err(|_| Error::failed("PostgreSQL counted from below one"))
+                let place = usize::try_from(ordinal - 1);
+                Ok((place.map_err(|_| Error::failed("PostgreSQL counted from below one"))?, row.get(1)))
             })
             .collect()
     }

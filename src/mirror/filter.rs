@@ -1,6 +1,6 @@
 //! Which writes alter the mirror: counters, ranks and sign-in times that no SELECT reads cost one comparison and are gone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::apply::MirrorSql;
 use super::net::{Key, Net, Write, fill_unsent};
@@ -14,27 +14,59 @@ use crate::mapping::plan::Plan;
 ///
 /// One statement for each table asks the mirror about every key's first write; later writes of a key are compared with the
 /// image before them, never with the mirror, which is older.
-pub(crate) async fn filter(sql: &Prepared<'_>, plan: &Plan, mirrors: &[MirrorSql], nets: &mut [Net]) -> Result<()> {
-    mark(sql, mirrors, nets).await?;
+/// Gives the tables whose mirrors lack rows that are updated, as `mark` does.
+pub(crate) async fn filter(
+    sql: &Prepared<'_>,
+    plan: &Plan,
+    mirrors: &[MirrorSql],
+    nets: &mut [Net],
+) -> Result<BTreeSet<usize>> {
+    let lacking = mark(sql, mirrors, nets).await?;
     for net in nets {
         drop_silent(plan, net);
     }
-    Ok(())
+    Ok(lacking)
 }
 
-/// Marks what alters.
-pub(crate) async fn mark(sql: &Prepared<'_>, mirrors: &[MirrorSql], nets: &mut [Net]) -> Result<()> {
+/// Marks what alters. An update of a row that the mirror does not have is left out: a migration brought the row without a word
+/// in the stream (an attached partition, other keys), and nobody knows what it was before. Gives the tables of such rows, which
+/// need a fresh copy.
+pub(crate) async fn mark(sql: &Prepared<'_>, mirrors: &[MirrorSql], nets: &mut [Net]) -> Result<BTreeSet<usize>> {
+    let mut lacking = HashSet::new();
     let asked = ask(nets, mirrors.len());
     for (table, candidates) in asked.iter().enumerate().filter(|(_, candidates)| !candidates.is_empty()) {
         let rows: Vec<&Row> =
             candidates.iter().filter_map(|&(net, write)| nets[net].writes[write].image.as_ref()).collect();
         let differing = mirrors[table].differing(sql, &rows).await?;
-        for index in differing {
+        for (index, is_lacking) in differing {
             let (net, write) = candidates[index];
-            nets[net].writes[write].alters = true;
+            let write = &mut nets[net].writes[write];
+            write.alters = true;
+            if is_lacking {
+                lacking.insert((table, write.key.clone()));
+            }
         }
     }
-    Ok(())
+    let tables = lacking.iter().map(|(table, _)| *table).collect();
+    if !lacking.is_empty() {
+        leave_out(nets, lacking);
+    }
+    Ok(tables)
+}
+
+/// Removes updates of rows that nobody has, until they are inserted.
+fn leave_out(nets: &mut [Net], mut lacking: HashSet<(usize, Key)>) {
+    for net in nets {
+        net.writes.retain(|write| {
+            let at = (write.table, write.key.clone());
+            if write.existed {
+                write.image.is_none() || !lacking.contains(&at)
+            } else {
+                lacking.remove(&at);
+                true
+            }
+        });
+    }
 }
 
 /// Settles what memory can settle; returns for each table the writes (transaction, write) that only the mirror can.
@@ -137,6 +169,16 @@ mod tests {
         assert_eq!(asked, [vec![(0, 0)]]);
         let alters: Vec<bool> = nets.iter().map(|net| net.writes[0].alters).collect();
         assert_eq!(alters, [false, true, false, false, true, true]);
+    }
+
+    #[test]
+    fn updates_of_a_row_that_nobody_has_are_left_out_until_it_is_inserted() {
+        let row = || Some(vec![text("1"), text("A")]);
+        let mut nets = vec![net(true, row()), net(true, row()), net(true, None), net(false, row()), net(true, row())];
+        let key = nets[0].writes[0].key.clone();
+        leave_out(&mut nets, HashSet::from([(0, key)]));
+        let left: Vec<usize> = nets.iter().map(|net| net.writes.len()).collect();
+        assert_eq!(left, [0, 0, 1, 1, 1]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod receiver;
+pub(crate) mod session;
 pub(crate) mod verify;
 
 use std::time::Duration;

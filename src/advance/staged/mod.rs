@@ -115,6 +115,9 @@ impl Advance {
             commit_micros: last.commit_micros,
             ..writes::net(Vec::new())
         };
+        for table in std::mem::take(&mut writes.lacking) {
+            self.complete(sql, table).await?;
+        }
         let staged = Staged::new(sql, writes, net, Whose::Transaction(last.xid), pace);
         let Staged { writes, pace, .. } = self.take_staged(staged, &mut group).await?;
         if pace.began.elapsed() >= NEWS {

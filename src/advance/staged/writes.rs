@@ -1,7 +1,7 @@
 //! What a large transaction does to rows: its parts, netted one after another into one write for each key. The rules are
 //! those of `mirror::net`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -110,6 +110,8 @@ pub(super) struct Writes<'s, 'a> {
     bytes: usize,
     /// Changes so far.
     pub(super) changes: usize,
+    /// Tables whose mirrors lack rows that are updated.
+    pub(super) lacking: BTreeSet<usize>,
     /// Tables that were truncated.
     pub(super) truncated: HashSet<usize>,
     /// Operations so far.
@@ -128,7 +130,16 @@ struct Known {
 
 impl<'s, 'a> Writes<'s, 'a> {
     pub(super) fn new(sql: &'s Prepared<'a>) -> Self {
-        Self { sql, page: 0, rows: 0, bytes: 0, changes: 0, truncated: HashSet::new(), operations: 0 }
+        Self {
+            sql,
+            page: 0,
+            rows: 0,
+            bytes: 0,
+            changes: 0,
+            lacking: BTreeSet::new(),
+            truncated: HashSet::new(),
+            operations: 0,
+        }
     }
 
     /// The page for another row.
@@ -213,7 +224,7 @@ impl<'s, 'a> Writes<'s, 'a> {
         }
         // The mirror is as before the transaction until all of it is staged.
         let mut nets = [net(writes)];
-        filter::mark(self.sql, mirrors, &mut nets).await?;
+        self.lacking.extend(filter::mark(self.sql, mirrors, &mut nets).await?);
         let [Net { writes, .. }] = nets;
         self.put(&writes).await
     }

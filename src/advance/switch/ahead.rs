@@ -12,6 +12,9 @@ use crate::mapping::plan::Plan;
 pub(crate) struct Ahead {
     /// What follows this position was written before the plan's tables were as they are, up to the first description that fits.
     at: u64,
+    /// The tables that it is ahead in (`pg_class.oid`).
+    #[serde(default)]
+    tables: Vec<u32>,
     /// Columns under the names that they have there.
     former: Vec<Former>,
     /// Copies that were put in force before the stream came to what they have seen.
@@ -34,10 +37,13 @@ pub(crate) struct Copied {
 
 impl Ahead {
     /// A plan that takes the place of another one at `lsn`, with tables copied meanwhile.
-    pub(super) fn of(lsn: Lsn, before: &Plan, plan: &Plan, copied: Vec<Copied>) -> Self {
-        let mut former = Vec::new();
+    pub(super) fn of(lsn: Lsn, before: &Plan, plan: &Plan, tables: &[u32], copied: Vec<Copied>) -> Self {
+        let (mut tables, mut former) = (tables.to_vec(), Vec::new());
         for table in &plan.tables {
             let Some(old) = before.tables.iter().find(|old| old.oid == table.oid) else { continue };
+            if old != table {
+                tables.push(table.oid);
+            }
             for column in table.columns.iter().filter(|column| column.is_stored() && column.number != 0) {
                 let is_it =
                     |old: &&crate::mapping::plan::Column| old.number == column.number && old.name != column.name;
@@ -48,7 +54,7 @@ impl Ahead {
                 }));
             }
         }
-        Self { at: lsn.0, former, copied }
+        Self { at: lsn.0, tables, former, copied }
     }
 
     /// What copies have seen stays so when the plan changes again.
@@ -56,7 +62,12 @@ impl Ahead {
         Self { copied: self.copied.clone(), ..Self::default() }
     }
 
-    pub(super) fn with_copies_of(mut self, earlier: &Self) -> Self {
+    /// What went ahead before stays so: at the same position all of it, later what copies have seen.
+    pub(super) fn after(mut self, earlier: &Self) -> Self {
+        if earlier.at == self.at {
+            self.tables.extend(&earlier.tables);
+            self.former.extend(earlier.former.iter().cloned());
+        }
         let is_new = |one: &&Copied| self.copied.iter().all(|copied| copied.table != one.table);
         let kept: Vec<Copied> = earlier.copied.iter().filter(is_new).cloned().collect();
         self.copied.extend(kept);
@@ -65,6 +76,10 @@ impl Ahead {
 
     pub(super) fn is_at(&self, lsn: Lsn) -> bool {
         self.at == lsn.0
+    }
+
+    pub(super) fn is_of(&self, table: u32) -> bool {
+        self.tables.contains(&table)
     }
 
     /// The name that a column had.

@@ -7,6 +7,7 @@ use crate::advance::Advance;
 use crate::advance::group::Group;
 use crate::error::Result;
 use crate::failpoint;
+use crate::mapping::layout::{literal, quote};
 use crate::mapping::plan::{Plan, Table};
 use crate::mirror::compare::Comparison;
 use crate::mirror::net::Net;
@@ -41,13 +42,13 @@ impl Advance {
             truncated: Vec::new(),
         };
         let plan = self.plan.clone();
-        let comparisons = comparisons(&plan, recording);
+        let comparisons = comparisons(sql, &plan, recording).await?;
         self.make_up(sql, &comparisons, net, "what the stream did not bring", group).await.map(drop)
     }
 }
 
 /// The copies against the mirrors that were before them.
-fn comparisons<'p>(plan: &'p Plan, recording: &Recording) -> Vec<Comparison<'p>> {
+async fn comparisons<'p>(sql: &Prepared<'_>, plan: &'p Plan, recording: &Recording) -> Result<Vec<Comparison<'p>>> {
     let job = &recording.job;
     let mut comparisons = Vec::new();
     for copy in job.copied.iter().map(|&place| &job.plan.tables[place]) {
@@ -62,7 +63,39 @@ fn comparisons<'p>(plan: &'p Plan, recording: &Recording) -> Vec<Comparison<'p>>
             tracing::warn!("{} has lost columns that were mirrored: what it missed gives no events", copy.called());
             continue;
         }
-        comparisons.push(Comparison { index, table, source: copy.mirror_name() });
+        let Some(source) = as_before(sql, table, copy).await? else {
+            tracing::warn!(
+                "{} has values of another kind than its mirror: what it missed gives no events",
+                copy.called()
+            );
+            continue;
+        };
+        comparisons.push(Comparison { index, table, source });
     }
-    comparisons
+    Ok(comparisons)
+}
+
+/// The copy with the types of the mirror that was there; `None`: not all of its values can be of those.
+async fn as_before(sql: &Prepared<'_>, table: &Table, copy: &Table) -> Result<Option<String>> {
+    let stored = || table.columns.iter().filter(|column| column.is_stored());
+    let is_other =
+        |name: &str, of: &str| copy.columns.iter().any(|column| column.name == name && column.mirror_type != of);
+    let (mut columns, mut castable) = (Vec::new(), Vec::new());
+    for column in stored() {
+        let (name, of) = (quote(&column.name), &column.mirror_type);
+        if is_other(&column.name, of) {
+            let text = format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END");
+            castable.push(format!("({name} IS NULL OR portalhook.castable({text}, {}) IS NOT NULL)", literal(of)));
+            columns.push(format!("({text})::{of} AS {name}"));
+        } else {
+            columns.push(name);
+        }
+    }
+    if castable.is_empty() {
+        return Ok(Some(copy.mirror_name()));
+    }
+    let query = format!("SELECT coalesce(bool_and({}), true) FROM {}", castable.join(" AND "), copy.mirror_name());
+    let rows = sql.query("read a copy as what its mirror was", &query, &[]).await?;
+    let can = rows.first().is_some_and(|row| row.get(0));
+    Ok(can.then(|| format!("(SELECT {} FROM {}) AS copied", columns.join(", "), copy.mirror_name())))
 }

@@ -188,7 +188,7 @@ impl Advance {
             Err(unfit) => return Ok(Some(unfit)),
         };
         let why = "the mapping was changed while the stream was paused".to_owned();
-        let turn = super::relation::in_place(plan, Some(seen), why, rebuilds);
+        let turn = super::relation::in_place(plan, Some(seen), why, rebuilds, &[]);
         let piece = Piece { turn: Some(turn), ..Piece::default() };
         self.group(sql, session, piece, &HashMap::new()).await?;
         Ok(None)
@@ -207,7 +207,11 @@ impl Advance {
                     self.ask_for_tables(session).await?;
                     is_copied_first(&title)
                 }
-                Unfit::Keyless(why) => why,
+                // The copy that it is compared with brings the mapping.
+                Unfit::Keyless(table, why) => {
+                    self.resync(session, table, &why).await?;
+                    return Ok(false);
+                }
             };
             if self.wait(sql, session, &why, &mut meanwhile).await? {
                 return Ok(true);

@@ -134,7 +134,7 @@ impl Advance {
                 rebuilds: Vec::new(),
                 requests: Vec::new(),
                 copied: Vec::new(),
-                is_ahead: false,
+                ahead_in: None,
             }))),
             Ok(_) => Ok(Turn::Request { why }),
             Err(error) if session.is_closed() => Err(error),

@@ -12,8 +12,8 @@ use crate::session::Session;
 pub(in crate::advance) enum Unfit {
     /// There is none of this table.
     NotMirrored(String),
-    /// Newly named columns cannot be told by a key; what to do.
-    Keyless(String),
+    /// Newly named columns of this table (`pg_class.oid`) cannot be told by a key that the mirror has; why.
+    Keyless(u32, String),
 }
 
 /// One mirror's way to its next form.
@@ -50,9 +50,8 @@ impl Rebuild {
         let is_new = |column: &Column| source(old, column).is_none();
         let any_new = stored.iter().any(|column| is_new(column));
         if any_new && (key.is_empty() || key.iter().any(|column| is_new(column))) {
-            return Err(Unfit::Keyless(format!(
-                "{title} has no key by which the newly named columns could be added: portalhook setup --afresh copies everything"
-            )));
+            let why = format!("{title} has no key by which its mirror could be given the columns that are newly named");
+            return Err(Unfit::Keyless(table.oid, why));
         }
         let value = |column: &Column, source: Option<&Column>, lenient: bool| match source {
             None => of_table(column),

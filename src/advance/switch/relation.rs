@@ -108,7 +108,8 @@ impl Advance {
             return Ok(Some(Fit::Fits));
         }
         let was_reached = self.known.get(&relation.oid).is_some_and(|known| known.serves);
-        Ok((self.is_ahead() && !was_reached).then_some(Fit::Earlier))
+        let is_ahead = self.is_ahead() && self.ahead.is_of(relation.oid);
+        Ok((is_ahead && !was_reached).then_some(Fit::Earlier))
     }
 
     /// Holds a description against the plan.
@@ -147,7 +148,7 @@ impl Advance {
         let mut plan = self.plan.clone();
         let why = format!("{}.{} is now {}.{}", table.schema, table.name, relation.schema, relation.name);
         rename(&mut plan, relation);
-        Ok(Fit::Turn(in_place(plan, None, why, Vec::new())))
+        Ok(Fit::Turn(in_place(plan, None, why, Vec::new(), &[relation.oid])))
     }
 
     /// Other types, or another key, of columns that are all there.
@@ -174,6 +175,7 @@ impl Advance {
             None,
             format!("the columns of {title} changed their types or its key changed"),
             rebuilds,
+            &[relation.oid],
         )))
     }
 
@@ -209,13 +211,14 @@ impl Advance {
                         );
                     }
                     let why = "the mapping was changed while the stream was paused".to_owned();
-                    return Ok(Fit::Turn(in_place(plan, Some(newest.seen), why, rebuilds)));
+                    return Ok(Fit::Turn(in_place(plan, Some(newest.seen), why, rebuilds, &[table.oid])));
                 }
                 Err(Unfit::NotMirrored(title)) => {
                     self.ask_for_tables(session).await?;
                     return Ok(Fit::Pause(is_copied_first(&title)));
                 }
-                Err(Unfit::Keyless(why)) => why,
+                Err(Unfit::Keyless(oid, why)) if oid == table.oid => return Ok(Fit::Resync(why)),
+                Err(Unfit::Keyless(_, why)) => why,
             },
         };
         tracing::debug!("the newest mapping does not help: {problem}");
@@ -231,8 +234,17 @@ impl Advance {
 }
 
 /// A change of the plan for what stands further on in the stream.
-pub(super) fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: Vec<Rebuild>) -> Turn {
-    let change = InPlace { plan, seen, why, rebuilds, requests: Vec::new(), copied: Vec::new(), is_ahead: true };
+/// Rows of `tables` may come that are older, also where the plan changes nothing of them.
+pub(super) fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: Vec<Rebuild>, tables: &[u32]) -> Turn {
+    let change = InPlace {
+        plan,
+        seen,
+        why,
+        rebuilds,
+        requests: Vec::new(),
+        copied: Vec::new(),
+        ahead_in: Some(tables.to_vec()),
+    };
     Turn::InPlace(Box::new(change))
 }
 

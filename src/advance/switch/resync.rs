@@ -26,7 +26,26 @@ pub(in crate::advance) async fn skipped(session: &Session) -> Result<HashSet<u32
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// The same for a table of which the mirror lacks some rows; what is in the stream of the others is followed.
+const COMPLETE: &str = "
+    WITH asked AS (
+        INSERT INTO portalhook.switches (kind, tables, why) SELECT 'copy', ARRAY[$1::oid], $2
+        WHERE NOT EXISTS (SELECT FROM portalhook.switches AS s WHERE s.kind = 'copy' AND s.state <> 'done' AND $1 = ANY (s.tables))
+        RETURNING id
+    ) SELECT count(pg_notify('portalhook_switch', id::text)) FROM asked";
+
 impl Advance {
+    /// Within a group: its mirror lacks rows that the stream updates, which a fresh copy has.
+    pub(in crate::advance) async fn complete(&self, sql: &Prepared<'_>, table: usize) -> Result<()> {
+        let table = &self.plan.tables[table];
+        let why = format!("rows of {} came without a word in the stream", table.called());
+        let asked = sql.query("ask for a fresh copy", COMPLETE, &[&table.oid, &why]).await?;
+        if asked.first().is_some_and(|row| row.get::<_, i64>(0) > 0) {
+            tracing::info!("{why}; copied afresh");
+        }
+        Ok(())
+    }
+
     /// From here on the table's changes are left out until its copy is there.
     pub(in crate::advance) async fn resync(&mut self, session: &Session, table: u32, why: &str) -> Result<()> {
         tracing::warn!(

@@ -38,8 +38,8 @@ pub(crate) struct InPlace {
     pub(crate) requests: Vec<i64>,
     /// Mirrors that were copied for it, and are further on than the stream.
     pub(crate) copied: Vec<Copied>,
-    /// It is for what stands further on in the stream.
-    pub(crate) is_ahead: bool,
+    /// It is for what stands further on in the stream, in these tables and those that it changes.
+    pub(crate) ahead_in: Option<Vec<u32>>,
 }
 
 /// The plan that is in force once a group has committed.
@@ -95,10 +95,9 @@ impl Advance {
                 } else {
                     sql.query("note a switch", DONE, &[&change.requests, &lsn.to_string()]).await?;
                 }
-                let ahead = if change.is_ahead {
-                    Ahead::of(lsn, &self.plan, &plan, change.copied.clone()).with_copies_of(&self.ahead)
-                } else {
-                    self.ahead.copies_alone()
+                let ahead = match &change.ahead_in {
+                    Some(tables) => Ahead::of(lsn, &self.plan, &plan, tables, change.copied.clone()).after(&self.ahead),
+                    None => self.ahead.copies_alone(),
                 };
                 let adopted = Adopted { plan, seen: change.seen.clone(), ahead };
                 self.enforce(sql, session, &adopted, lsn).await?;
@@ -216,7 +215,7 @@ impl Advance {
         }
         let why = "the mapping was changed while the stream was paused".to_owned();
         let Job { plan, seen, requests, done, .. } = job;
-        let change = InPlace { plan, seen, why, rebuilds, requests, copied, is_ahead: true };
+        let change = InPlace { plan, seen, why, rebuilds, requests, copied, ahead_in: Some(Vec::new()) };
         let piece = Piece { turn: Some(Turn::InPlace(Box::new(change))), ..Piece::default() };
         self.group(sql, session, piece, &HashMap::new()).await?;
         // A copier that is gone makes no difference: the switch has happened.
@@ -259,7 +258,7 @@ impl Advance {
                         rebuilds: Vec::new(),
                         requests,
                         copied: Vec::new(),
-                        is_ahead: false,
+                        ahead_in: None,
                     }));
                     let piece = Piece { turn: Some(turn), ..Piece::default() };
                     self.group(sql, session, piece, &HashMap::new()).await?;

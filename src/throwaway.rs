@@ -53,7 +53,7 @@ impl Throwaway {
             format!("port = {}", server.port),
             format!("unix_socket_directories = '{}'", server.directory.display()),
             "wal_level = logical".to_owned(),
-            "max_replication_slots = 100".to_owned(),
+            "max_replication_slots = 200".to_owned(),
             "max_wal_senders = 100".to_owned(),
             "max_connections = 200".to_owned(),
             "fsync = off".to_owned(),

@@ -102,7 +102,7 @@ fn a_table_that_left_the_publication_is_put_back() {
     let endpoint = portal.endpoint(&receiver);
     let daemon = portal.run();
     portal.sql("ALTER PUBLICATION portalhook DROP TABLE votes");
-    daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE public.votes");
+    daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE ONLY public.votes");
     portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
     assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
 }
@@ -130,7 +130,7 @@ fn mending_waits_behind_nobody_for_long_and_touches_only_the_mapping() {
     // A reader holds the table: mending would need to wait for it, and everybody else would wait for the mending.
     let reader = Holder::of(&portal, "SELECT FROM votes");
     portal.sql("ALTER PUBLICATION portalhook DROP TABLE comments");
-    daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE public.comments");
+    daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE ONLY public.comments");
     portal.sql(&format!("{PATIENCE} SELECT count(*) FROM votes;"));
     drop(reader);
 }

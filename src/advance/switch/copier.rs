@@ -367,23 +367,52 @@ async fn tidy(session: &mut Session) -> Result<()> {
         }
         tracing::debug!("{error:?}");
     }
-    let mirrors: Vec<&str> = plan.tables.iter().map(|table| table.mirror.as_str()).collect();
-    let functions: Vec<&str> =
-        plan.entities.iter().filter_map(|entity| Some(entity.id_function.as_ref()?.name.as_str())).collect();
-    let tables = session.query(TABLES, &[&mirrors]).await.context("look for old mirrors")?;
-    let mut sql: Vec<String> =
-        tables.iter().map(|row| format!("DROP TABLE portalhook_mirror.{}", quote(row.get(0)))).collect();
-    let functions = session.query(FUNCTIONS, &[&functions]).await.context("look for old functions")?;
-    sql.extend(functions.iter().map(|row| format!("DROP FUNCTION {}", row.get::<_, &str>(0))));
-    for one in sql {
+    let named = Named::of(&plan);
+    let tables = session.query(TABLES, &[&named.mirrors]).await.context("look for old mirrors")?;
+    let functions = session.query(FUNCTIONS, &[&named.functions]).await.context("look for old functions")?;
+    let tables = tables.iter().map(|row| (row.get::<_, String>(0), true));
+    let functions = functions.iter().map(|row| (row.get::<_, String>(0), false));
+    for (name, is_table) in tables.chain(functions).collect::<Vec<_>>() {
         // Whoever reads an old mirror may finish: it goes the next time.
-        let patient = format!("SET LOCAL lock_timeout = '2s'; {one}");
-        if let Err(error) = session.batch_execute(&patient).await.context(&one) {
+        if let Err(error) = remove(session, &name, is_table).await {
             if session.is_closed() {
                 return Err(Error::because(Kind::Unavailable, "remove old mirrors", error));
             }
+            session.batch_execute("ROLLBACK").await.context("remove old mirrors")?;
             tracing::info!("{error:?}; later");
         }
     }
     Ok(())
+}
+
+/// What a plan names in the mirror's schema.
+struct Named {
+    mirrors: Vec<String>,
+    functions: Vec<String>,
+}
+
+impl Named {
+    fn of(plan: &Plan) -> Self {
+        let functions = plan.entities.iter().filter_map(|entity| Some(entity.id_function.as_ref()?.name.clone()));
+        Self { mirrors: plan.tables.iter().map(|table| table.mirror.clone()).collect(), functions: functions.collect() }
+    }
+}
+
+/// Removes a table or function that no plan names. The heart may have made it for another plan since that was looked at: none
+/// takes effect while the plan's row is locked.
+async fn remove(session: &Session, name: &str, is_table: bool) -> Result<()> {
+    let begin = "BEGIN; SET LOCAL lock_timeout = '2s'; SELECT FROM portalhook.plan FOR SHARE";
+    session.batch_execute(begin).await.context("wait for a switch")?;
+    let named = Named::of(&load_plan(session).await?.0);
+    let drop = if is_table {
+        let is_named = named.mirrors.iter().any(|mirror| mirror == name);
+        (!is_named).then(|| format!("DROP TABLE IF EXISTS portalhook_mirror.{}", quote(name)))
+    } else {
+        let is_named = named.functions.iter().any(|function| name.contains(&format!(".{function}(")));
+        (!is_named).then(|| format!("DROP FUNCTION IF EXISTS {name}"))
+    };
+    if let Some(drop) = drop {
+        session.batch_execute(&drop).await.context(&drop)?;
+    }
+    session.batch_execute("COMMIT").await.context("remove old mirrors")
 }

@@ -81,6 +81,18 @@ pub(crate) enum Change {
     },
 }
 
+impl Change {
+    /// The table of a row; a TRUNCATE has several, an operation none.
+    pub(crate) fn relation(&self) -> Option<&Arc<Relation>> {
+        match self {
+            Self::Insert { relation, .. } | Self::Update { relation, .. } | Self::Delete { relation, .. } => {
+                Some(relation)
+            }
+            Self::Truncate { .. } | Self::Operation { .. } => None,
+        }
+    }
+}
+
 /// Committed transactions as capture hands them on: whole, or in pieces where one is too large for memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Arrival {

@@ -77,7 +77,7 @@ fn status_tells_how_everything_does_to_people_and_to_scripts() {
     says(&up, 0, "daemon     running for ");
     // Other tests write to this server too: how much of that was passed over is not known.
     says(&up, 0, "\nstream     ");
-    says(&up, 0, "ledger     1 events; 0 deliveries pending, 1 failed");
+    says(&up, 0, "ledger     1 event; 0 deliveries pending, 1 failed");
     says(&up, 0, "ENDPOINT  STATE  WAITING  RETRYING  FAILED  LAST SUCCESS  URL");
     says(&up, 0, "failed: the endpoint answered 503 Service Unavailable");
     says(&up, 0, "delivered, 200 in ");

@@ -64,6 +64,18 @@ fn stays_silent(copy: &Portal, receiver: &Receiver) {
     assert_eq!(copy.sql("SELECT position FROM portalhook.checkpoint"), recorded);
 }
 
+/// The first vote was delivered, the daemon stopped, and then there was a second one.
+fn stopped_before_the_second_vote(portal: &Portal) -> (Receiver, i64) {
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql(&vote(1));
+    portal.events(&receiver, endpoint);
+    daemon.terminate();
+    portal.sql(&vote(2));
+    (receiver, endpoint)
+}
+
 #[test]
 fn a_dump_that_is_restored_elsewhere_is_silent_until_it_is_adopted_and_then_goes_on() {
     let portal = production();
@@ -150,13 +162,7 @@ fn a_database_that_was_copied_within_its_cluster_is_silent() {
 #[test]
 fn a_copy_of_a_stopped_server_s_files_is_silent_and_goes_on_where_it_stood_when_adopted() {
     let portal = production();
-    let receiver = Receiver::start();
-    let endpoint = portal.endpoint(&receiver);
-    let daemon = portal.run();
-    portal.sql(&vote(1));
-    portal.events(&receiver, endpoint);
-    daemon.terminate();
-    portal.sql(&vote(2));
+    let (receiver, endpoint) = stopped_before_the_second_vote(&portal);
     portal.database.stop();
     let copy = at(portal.database.copied_files());
     copy.sql(&vote(3));
@@ -223,13 +229,7 @@ fn a_promoted_standby_in_another_place_is_silent_until_somebody_says_what_it_is(
 #[test]
 fn a_restore_to_an_earlier_point_goes_on_from_there_and_no_id_comes_twice() {
     let portal = production();
-    let receiver = Receiver::start();
-    let endpoint = portal.endpoint(&receiver);
-    let daemon = portal.run();
-    portal.sql(&vote(1));
-    portal.events(&receiver, endpoint);
-    daemon.terminate();
-    portal.sql(&vote(2));
+    let (receiver, endpoint) = stopped_before_the_second_vote(&portal);
     portal.database.back_up();
     let daemon = portal.run();
     for id in [3, 4] {
@@ -342,13 +342,7 @@ fn a_server_that_was_upgraded_in_its_place_goes_on_with_the_ids_that_it_would_ha
         eprintln!("skipped: this server comes without pg_upgrade");
         return;
     }
-    let receiver = Receiver::start();
-    let endpoint = portal.endpoint(&receiver);
-    let daemon = portal.run();
-    portal.sql(&vote(1));
-    portal.events(&receiver, endpoint);
-    daemon.terminate();
-    portal.sql(&vote(2));
+    let (receiver, endpoint) = stopped_before_the_second_vote(&portal);
     let identity = "SELECT source, system_identifier = (SELECT system_identifier::text FROM pg_control_system()) FROM portalhook.checkpoint";
     let before = portal.sql(identity);
     portal.database.upgrade();

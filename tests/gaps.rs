@@ -222,12 +222,17 @@ fn unbounded() -> Portal {
 }
 
 /// A daemon that may keep two segments of write-ahead log, and takes a slot that it sees twice in one place for one that
-/// stands still.
+/// stands still; it has told the first vote.
 #[cfg(feature = "failpoints")]
-fn limited(portal: &Portal) -> Process {
+fn limited() -> (Portal, Receiver, i64, Process) {
+    let portal = unbounded();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
     let daemon = portal.spawn(&[("PORTALHOOK_CAPTURE__MAX_WAL", "20MB"), ("PORTALHOOK_LIMITS", "still:0")]);
     daemon.wait_for_line("streaming");
-    daemon
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    (portal, receiver, endpoint, daemon)
 }
 
 #[cfg(feature = "failpoints")]
@@ -236,12 +241,7 @@ const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots";
 #[test]
 #[cfg(feature = "failpoints")]
 fn a_slot_that_keeps_too_much_while_the_mapping_is_paused_is_given_up_and_the_gap_closed_when_it_fits() {
-    let portal = unbounded();
-    let receiver = Receiver::start();
-    let endpoint = portal.endpoint(&receiver);
-    let daemon = limited(&portal);
-    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
-    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    let (portal, receiver, endpoint, daemon) = limited();
     portal.sql("ALTER TABLE posts RENAME title TO headline; UPDATE posts SET status = 'planned' WHERE id = 98");
     daemon.wait_for_line("the stream is paused before it");
     outrun_the_slot(&portal);
@@ -279,12 +279,7 @@ fn a_slot_that_keeps_too_much_while_the_mapping_is_paused_is_given_up_and_the_ga
 #[test]
 #[cfg(feature = "failpoints")]
 fn a_slot_that_keeps_too_much_while_the_server_refuses_our_commits_is_given_up_and_the_gap_closed_later() {
-    let portal = unbounded();
-    let receiver = Receiver::start();
-    let endpoint = portal.endpoint(&receiver);
-    let daemon = limited(&portal);
-    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
-    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    let (portal, receiver, endpoint, daemon) = limited();
     portal.sql(
         "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql
              AS $$ BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; END $$;
@@ -306,12 +301,7 @@ fn a_slot_that_keeps_too_much_while_the_server_refuses_our_commits_is_given_up_a
 #[test]
 #[cfg(feature = "failpoints")]
 fn a_slot_that_keeps_too_much_while_somebody_locks_our_tables_is_given_up_and_the_gap_closed_later() {
-    let portal = unbounded();
-    let receiver = Receiver::start();
-    let endpoint = portal.endpoint(&receiver);
-    let daemon = limited(&portal);
-    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 98, 49)");
-    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    let (portal, receiver, endpoint, daemon) = limited();
     let url = portal.database.owner_url();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("start a runtime");
     runtime.block_on(async {

@@ -154,6 +154,11 @@ fn a_new_column_is_in_every_body_from_an_exact_position_on() {
     });
     views_from_one_position_on(&portal.events(&receiver, endpoint));
     mirror_equals_tables(&portal);
+    let status: Value = serde_json::from_slice(&portal.command(&["status", "--json"]).stdout).expect("JSON");
+    let names: Vec<&str> =
+        status["mirror"]["tables"].as_array().expect("tables").iter().filter_map(|one| one["table"].as_str()).collect();
+    let expected = ["public.comments", "public.portals", "public.posts", "public.users", "public.votes"];
+    assert_eq!(names, expected, "a copy is shown under the table's name");
 }
 
 #[test]

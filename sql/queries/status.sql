@@ -9,8 +9,11 @@ WITH health AS (
 ), walsender AS (
     SELECT r.backend_start, r.flush_lag FROM pg_stat_replication AS r JOIN slot AS s ON s.active_pid = r.pid
 ), mirror AS (
-    SELECT relname AS name, coalesce(nullif(pg_stat_get_live_tuples(oid), 0), greatest(reltuples, 0)::bigint) AS rows
-    FROM pg_class WHERE relnamespace = to_regnamespace('portalhook_mirror') AND relkind = 'r' AND relname LIKE '%.%'
+    -- Under the application's names: a fresh copy has a name of its own. One that is not in force yet is not shown.
+    SELECT format('%s.%s', t ->> 'schema', t ->> 'name') AS name,
+           coalesce(nullif(pg_stat_get_live_tuples(m.oid), 0), greatest(m.reltuples, 0)::bigint) AS rows
+    FROM portalhook.plan AS p, jsonb_array_elements(p.plan -> 'tables') AS t
+    JOIN pg_class AS m ON m.relnamespace = to_regnamespace('portalhook_mirror') AND m.relname = t ->> 'mirror'
 ), failures AS (
     SELECT * FROM portalhook.failures LIMIT 5
 ), recent AS (

@@ -176,7 +176,7 @@ impl Advance {
         sql: &Prepared<'_>,
         happened: &[Happened],
         surroundings: &mut Surroundings,
-        failures: &mut Vec<crate::mirror::evaluate::RowFailure>,
+        failures: &mut Vec<crate::mirror::select::RowFailure>,
     ) -> Result<()> {
         let mut named = Named::by_events(happened.iter().flat_map(|happened| &happened.events));
         let wanted = [(Entity::Posts, std::mem::take(&mut named.posts))];

@@ -77,7 +77,8 @@ impl Advance {
 
     /// Brings the plan to the tables as they are now; says why, where that needs another mapping.
     async fn follow_tables(&mut self, sql: &Prepared<'_>, session: &Session) -> Result<Option<String>> {
-        for relation in relation::of_now(session, &self.plan).await? {
+        let oids: Vec<u32> = self.plan.tables.iter().map(|table| table.oid).collect();
+        for relation in relation::of_now(session, &oids).await? {
             loop {
                 match self.fit_now(session, &relation).await? {
                     Fit::Fits | Fit::Earlier => break,

@@ -15,9 +15,9 @@ use crate::ledger::content::{Content, Parts};
 use crate::ledger::record::{self, Recorded};
 use crate::lsn::Lsn;
 use crate::mapping::plan::{Entity, Plan};
-use crate::mirror::evaluate::{RowFailure, key_text};
 use crate::mirror::net::Net;
 use crate::mirror::prepared::Prepared;
+use crate::mirror::select::{RowFailure, key_text};
 
 /// Bytes of bodies that a group keeps at a time: what is more goes to the ledger while it is made, and is not offered.
 const KEPT: usize = 8 << 20;

@@ -53,10 +53,10 @@ use crate::mapping::plan::{Entity, Plan};
 use crate::mirror::apply::MirrorSql;
 use crate::mirror::cache::Cache;
 use crate::mirror::counters::CounterRows;
-use crate::mirror::evaluate::Select;
 use crate::mirror::filter::filter;
 use crate::mirror::net::{Net, Netting};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::select::Select;
 use crate::route::{Route, Routes};
 use crate::session::Session;
 

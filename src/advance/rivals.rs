@@ -10,9 +10,10 @@ use crate::event::diff::Located;
 use crate::event::shape::Entry;
 use crate::mapping::plan::Entity;
 use crate::mapping::select::Variant;
-use crate::mirror::evaluate::{Request, RowFailure, Select, Wanted, evaluate};
+use crate::mirror::evaluate::{Request, Wanted, evaluate};
 use crate::mirror::net::{Key, Net};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::select::{RowFailure, Select};
 
 type Id = (Entity, Box<str>);
 

@@ -7,9 +7,10 @@ use crate::error::Result;
 use crate::event::shape::Entry;
 use crate::mapping::plan::Entity;
 use crate::mapping::select::Variant;
-use crate::mirror::evaluate::{Answer, Request, RowFailure, Select, Wanted, evaluate};
+use crate::mirror::evaluate::{Answer, Request, Wanted, evaluate};
 use crate::mirror::net::{Key, Net, Write};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::select::{RowFailure, Select};
 
 /// A row in one state.
 #[derive(Clone, Debug)]

@@ -11,9 +11,10 @@ use crate::event::shape::Entry;
 use crate::mapping::plan::Entity;
 use crate::mapping::select::Variant;
 use crate::mirror::cache::Cache;
-use crate::mirror::evaluate::{Request, RowFailure, Select, Wanted, evaluate, key_text};
+use crate::mirror::evaluate::{Request, Wanted, evaluate};
 use crate::mirror::net::Net;
 use crate::mirror::prepared::Prepared;
+use crate::mirror::select::{RowFailure, Select, key_text};
 
 /// A row that the batch writes: earlier transactions see it as before, later ones as after.
 struct Version {

@@ -37,7 +37,8 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: &Options, config: &Config) -> Result<()> {
     let session = database::connect(config, "status").await?;
     let tables = migrations(&session).await?;
-    let copy = origin::look(&session, session.database()).await;
+    // Where it cannot be asked, `check` says so.
+    let copy = origin::look(&session, session.database()).await.unwrap_or_default();
     let row = session.query_opt(&spelled(STATUS), &[]).await.context("read the status")?;
     let row = row.ok_or_else(|| Error::usage("setup did not finish: run portalhook setup again"))?;
     let text: &str = row.get(0);
@@ -170,15 +171,19 @@ fn mirror(status: &Value) -> String {
     format!("about {} rows in {} tables: {}", number(&mirror["rows"]), tables.len(), each.join(", "))
 }
 
+fn counted(value: &Value, one: &str, many: &str) -> String {
+    format!("{} {}", number(value), if value.as_i64() == Some(1) { one } else { many })
+}
+
 fn ledger(status: &Value) -> String {
     let mut words = format!(
-        "{} events; {} deliveries pending, {} failed",
-        number(&status["position"]["events"]),
-        number(&status["pending"]),
+        "{}; {} pending, {} failed",
+        counted(&status["position"]["events"], "event", "events"),
+        counted(&status["pending"], "delivery", "deliveries"),
         number(&status["failed"])
     );
     if status["rows_not_evaluated"].as_i64().unwrap_or_default() > 0 {
-        words.push_str(&format!("; {} rows could not be evaluated", number(&status["rows_not_evaluated"])));
+        words.push_str(&format!("; {} could not be evaluated", counted(&status["rows_not_evaluated"], "row", "rows")));
     }
     words
 }

@@ -49,25 +49,34 @@ pub(crate) async fn is_upgraded(client: &Client, known: &Identity, found: &Ident
     Ok(client.query_one(ASK, &[]).await.context("look whether the server was upgraded")?.get(0))
 }
 
-/// The same, asked of the database; `None` too where the role may not see which server this is, or setup was not here.
-pub(crate) async fn look(client: &Client, database: &Database) -> Option<String> {
+/// The same, asked of the database; `None` too where setup was not here.
+///
+/// # Errors
+/// Where it cannot be asked: the role may not see which server this is.
+pub(crate) async fn look(client: &Client, database: &Database) -> Result<Option<String>> {
     const ASK: &str = "
         SELECT k.system_identifier, k.database_oid, to_jsonb(k) ->> 'home', c.system_identifier::text,
                (SELECT oid::int8 FROM pg_database WHERE datname = current_database())
         FROM portalhook.checkpoint AS k, pg_control_system() AS c";
-    let row = client.query_opt(ASK, &[]).await.ok()??;
+    let row = client.query_opt(ASK, &[]).await.context("see which server this is")?;
+    let Some(row) = row else { return Ok(None) };
     let known = Identity { system_identifier: row.get(0), oid: row.get(1), home: row.get(2) };
     let home = Some(database.home().to_owned());
     let found = Identity { system_identifier: row.get(3), oid: row.get(4), home };
-    // What cannot be asked is no reason to call it one.
-    let upgraded = is_upgraded(client, &known, &found).await.unwrap_or(false);
-    stranger(database, &known, &found).filter(|_| !upgraded)
+    Ok(match stranger(database, &known, &found) {
+        Some(what) => (!is_upgraded(client, &known, &found).await?).then_some(what),
+        None => None,
+    })
 }
 
 pub(super) async fn findings(client: &Client, database: &Database) -> Result<Vec<Finding>> {
     let mut findings = vec![match look(client, database).await {
-        Some(what) => Finding::fail(what, WAYS),
-        None => Finding::pass("this is the database that portalhook was set up in"),
+        Ok(Some(what)) => Finding::fail(what, WAYS),
+        Ok(None) => Finding::pass("this is the database that portalhook was set up in"),
+        Err(error) => Finding::warn(
+            format!("whether this is a copy cannot be told: {error:?}"),
+            "GRANT EXECUTE ON FUNCTION pg_control_system() to the role; the daemon itself asks the replication connection",
+        ),
     }];
     let sql = "SELECT to_jsonb(k) ->> 'gap', k.lsn::text FROM portalhook.checkpoint AS k";
     let row = client.query_opt(sql, &[]).await.context("read the checkpoint")?;

@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
 use crate::mirror::array::TextArray;
-use crate::mirror::evaluate::RowFailure;
 use crate::mirror::prepared::{Owned, Prepared};
+use crate::mirror::select::RowFailure;
 use crate::route::{Routed, Routes};
 
 const EVENTS: &str = include_str!("../../sql/queries/record_events.sql");

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use bytes::Bytes;
 use futures_util::future::{join_all, join3};
 use tokio_postgres::types::ToSql;
 
@@ -15,51 +14,12 @@ use super::apply::{columns, parameters};
 use super::array::TextArray;
 use super::net::Key;
 use super::prepared::Prepared;
+use super::select::{RowFailure, RowText, Select, Target, key_text};
 use crate::change::{Row, TupleData};
 use crate::error::{Error, Result};
-use crate::event::shape::{Entry, Shape};
-use crate::mapping::plan::{Entity, EntityPlan, Plan};
+use crate::event::shape::Entry;
 use crate::mapping::record;
-use crate::mapping::select::{ByColumn, IdLookup, Restriction, Variant};
-
-/// A row, named by its table's key, that the mapping cannot evaluate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct RowFailure {
-    pub(crate) entity: Entity,
-    pub(crate) key: String,
-    pub(crate) sqlstate: String,
-    pub(crate) message: String,
-}
-
-/// One entity's SELECT, its texts made once.
-pub(crate) struct Select {
-    pub(crate) shape: Shape,
-    plan: EntityPlan,
-    key_columns: usize,
-    ids: IdLookup,
-    /// WHERE keeps something out: rows that are not live have to be asked for apart.
-    pub(crate) has_dead_rows: bool,
-    texts: HashMap<(Variant, Target), String>,
-    /// For rows that are too large to be read.
-    cut: HashMap<(Variant, Target), String>,
-    /// For rows that are not live, each output alone: one of them may raise.
-    by_column: HashMap<Target, ByColumn>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Target {
-    Keys,
-    Ids,
-    Images,
-    All,
-}
-
-/// One row of a SELECT as PostgreSQL prints a record.
-struct RowText {
-    text: String,
-    /// As `Plan::select_cut` has it.
-    is_cut: bool,
-}
+use crate::mapping::select::{IdLookup, Variant};
 
 /// What to evaluate.
 pub(crate) struct Request<'r> {
@@ -83,120 +43,6 @@ pub(crate) struct Answer {
     pub(crate) entries: Vec<Entry>,
     /// Positions in what was wanted of that which cannot be evaluated.
     pub(crate) failed: Vec<usize>,
-}
-
-impl Select {
-    /// Rows of more than `limit` bytes are read without their large values.
-    pub(crate) fn new(plan: &Plan, entity: &EntityPlan, limit: usize) -> Self {
-        let base = entity.base.and_then(|base| plan.tables.get(base));
-        let mut targets = vec![(Target::All, Restriction::All)];
-        match base {
-            Some(base) if base.key.is_empty() => {
-                targets.extend([(Target::Ids, Restriction::Ids), (Target::Images, Restriction::Images)]);
-            }
-            Some(_) => targets.extend([(Target::Ids, Restriction::Ids), (Target::Keys, Restriction::Keys)]),
-            None => {}
-        }
-        let mut texts = HashMap::new();
-        let mut cut = HashMap::new();
-        let mut by_column = HashMap::new();
-        for (target, restriction) in &targets {
-            for variant in [Variant::Live, Variant::Any] {
-                let whole = plan.select(entity.entity, variant, restriction);
-                let bounded = format!(
-                    "SELECT CASE WHEN octet_length(r.t) <= {limit} THEN r.t END FROM ({whole} OFFSET 0) AS r (t)"
-                );
-                texts.insert((variant, *target), bounded);
-                cut.insert((variant, *target), plan.select_cut(entity.entity, variant, restriction));
-            }
-            by_column.insert(*target, plan.select_by_column(entity.entity, Variant::Any, restriction));
-        }
-        Self {
-            shape: Shape::new(entity),
-            key_columns: base.map_or(0, |table| table.key.len()),
-            ids: plan.id_lookup(entity),
-            has_dead_rows: entity.live != entity.any,
-            plan: entity.clone(),
-            texts,
-            cut,
-            by_column,
-        }
-    }
-
-    pub(crate) fn entity(&self) -> Entity {
-        self.plan.entity
-    }
-
-    pub(crate) fn base(&self) -> Option<usize> {
-        self.plan.base
-    }
-
-    pub(crate) fn reads(&self) -> &[usize] {
-        &self.plan.reads
-    }
-
-    pub(crate) fn reads_clock(&self) -> bool {
-        self.plan.reads_clock
-    }
-
-    /// Two rows may have the same id, and an index finds them.
-    pub(crate) fn may_have_rivals(&self) -> bool {
-        self.key_columns > 0 && self.shape.id.is_some() && !self.plan.id_is_unique && self.ids != IdLookup::Computed
-    }
-
-    /// The base table has no key: its rows are found by id, or given as they are.
-    pub(crate) fn is_keyless(&self) -> bool {
-        self.plan.base.is_some() && self.key_columns == 0
-    }
-
-    /// Reads one record of the SELECT: the key's columns, then the outputs.
-    fn entry(&self, text: &RowText) -> Result<std::result::Result<Entry, RowFailure>> {
-        let mut fields = record::parse(&text.text)?;
-        if fields.len() != self.key_columns + self.plan.outputs.len() {
-            return Err(Error::failed(format!("the SELECT of {} gave a row of another shape", self.entity().name())));
-        }
-        if !text.is_cut {
-            return Ok(self.entry_of(&fields));
-        }
-        let mut is_cut = false;
-        for field in fields.iter_mut().flatten() {
-            if field.starts_with('s') {
-                *field = Cow::Owned(field[1..].to_owned());
-            } else {
-                is_cut = true;
-            }
-        }
-        Ok(self.entry_of(&fields).map(|entry| Entry { is_cut, ..entry }))
-    }
-
-    fn entry_of(&self, fields: &[Option<Cow<'_, str>>]) -> std::result::Result<Entry, RowFailure> {
-        let (key, outputs) = fields.split_at(self.key_columns);
-        let key: Key =
-            key.iter().map(|part| Bytes::copy_from_slice(part.as_deref().unwrap_or_default().as_bytes())).collect();
-        let own = |index: usize| outputs[index].as_deref().map(Box::from);
-        let id: Option<Box<str>> = match self.shape.id {
-            Some(index) => own(index),
-            None => Some(key_text(&key).into()),
-        };
-        let Some(id) = id else {
-            return Err(self.failure(key_text(&key), "23502", "its id is null"));
-        };
-        let json = outputs
-            .iter()
-            .zip(&self.plan.outputs)
-            .map(|(field, output)| {
-                let mut json = String::new();
-                output.kind.write(field.as_deref(), &mut json);
-                json.into_boxed_str()
-            })
-            .collect();
-        let references = self.shape.references.iter().map(|&index| own(index)).collect();
-        Ok(Entry { key, id, references, json, is_cut: false })
-    }
-
-    pub(crate) fn failure(&self, key: String, sqlstate: &str, message: impl Into<String>) -> RowFailure {
-        RowFailure { entity: self.entity(), key, sqlstate: sqlstate.to_owned(), message: message.into() }
-    }
 }
 
 impl Wanted<'_> {
@@ -271,11 +117,6 @@ fn can_be_id(kind: IdLookup, text: &str) -> bool {
         }
         IdLookup::Text | IdLookup::Function | IdLookup::Computed => true,
     }
-}
-
-/// A key as a person reads it.
-pub(crate) fn key_text(key: &Key) -> String {
-    key.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join(", ")
 }
 
 /// A whole row as a person reads it.

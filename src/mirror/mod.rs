@@ -14,4 +14,5 @@ pub(crate) mod filter;
 pub(crate) mod net;
 pub(crate) mod pieces;
 pub(crate) mod prepared;
+pub(crate) mod select;
 pub(crate) mod show;

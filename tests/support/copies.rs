@@ -160,22 +160,23 @@ impl Database {
 
     /// Puts that backup back in the place of everything since, by recovery: a restore to an earlier point.
     pub(crate) fn restore_backup(&self) {
-        self.stop();
-        let (data, backup) = (self.server.data(), self.server.directory.join("backup"));
-        std::fs::rename(&data, self.server.directory.join("lost")).expect("rename");
-        std::fs::rename(&backup, &data).expect("rename");
-        let signal = data.join("recovery.signal");
-        std::fs::write(&signal, "").expect("write");
-        succeed(Command::new("chown").arg("--reference").arg(&data).arg(&signal));
-        let settings = data.join("postgresql.auto.conf");
-        let text = std::fs::read_to_string(&settings).expect("read") + "restore_command = 'false'\n";
-        std::fs::write(&settings, text).expect("write");
-        self.start();
+        self.recover("restore_command = 'false'\n");
     }
 
     /// Puts that backup in the place of everything since, and recovers to a named point, from an archive in the server's
     /// directory.
     pub(crate) fn restore_to(&self, point: &str) {
+        self.recover(&format!(
+            "restore_command = 'cp ../%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n"
+        ));
+        let deadline = std::time::Instant::now() + super::LIMIT;
+        while self.sql("SELECT pg_is_in_recovery()") == "t" {
+            assert!(std::time::Instant::now() < deadline, "the recovery never ends");
+        }
+    }
+
+    /// Starts from the backup with these settings of recovery.
+    fn recover(&self, settings: &str) {
         self.stop();
         let (data, backup) = (self.server.data(), self.server.directory.join("backup"));
         std::fs::rename(&data, self.server.directory.join("lost")).expect("rename");
@@ -183,17 +184,10 @@ impl Database {
         let signal = data.join("recovery.signal");
         std::fs::write(&signal, "").expect("write");
         succeed(Command::new("chown").arg("--reference").arg(&data).arg(&signal));
-        let settings = data.join("postgresql.auto.conf");
-        let text = std::fs::read_to_string(&settings).expect("read");
-        let more = format!(
-            "restore_command = 'cp ../%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n"
-        );
-        std::fs::write(&settings, text + &more).expect("write");
+        let file = data.join("postgresql.auto.conf");
+        let text = std::fs::read_to_string(&file).expect("read");
+        std::fs::write(&file, text + settings).expect("write");
         self.start();
-        let deadline = std::time::Instant::now() + super::LIMIT;
-        while self.sql("SELECT pg_is_in_recovery()") == "t" {
-            assert!(std::time::Instant::now() < deadline, "the recovery never ends");
-        }
     }
 
     /// Whether the server's programs can upgrade it.

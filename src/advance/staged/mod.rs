@@ -32,9 +32,9 @@ use crate::failpoint;
 use crate::ledger::partitions;
 use crate::mapping::plan::{Entity, Plan};
 use crate::mirror::apply::apply;
-use crate::mirror::evaluate::{RowFailure, Select};
 use crate::mirror::net::{Net, Step, Write};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::select::{RowFailure, Select};
 use crate::session::Session;
 
 /// How often a large transaction says how far it is.

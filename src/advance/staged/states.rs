@@ -13,9 +13,9 @@ use crate::event::diff::Located;
 use crate::failpoint;
 use crate::mapping::plan::Entity;
 use crate::mirror::array::TextArray;
-use crate::mirror::evaluate::{RowFailure, Select};
 use crate::mirror::net::Write;
 use crate::mirror::prepared::{Owned, Prepared};
+use crate::mirror::select::{RowFailure, Select};
 
 const PUT: &str = "INSERT INTO pg_temp.staged_states (entity, h, before, live, place, id, bytes, entry)
     SELECT $1, hashtextextended(id, 0), $2, live, place, id, bytes, entry

@@ -174,7 +174,7 @@ impl Copier<'_> {
         };
         self.ask(|answer| Command::Record(Box::new(job), answer)).await?;
         failpoint::hit("recording");
-        let names: Vec<&str> = copied.iter().map(|&table| plan.tables[table].mirror.as_str()).collect();
+        let names: Vec<&str> = copied.iter().map(|&table| plan.tables[table].called()).collect();
         tracing::info!("copying {} beside the mirror; the stream goes on", names.join(", "));
         settle(session).await?;
         session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.context("begin a copy")?;

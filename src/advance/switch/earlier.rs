@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::relation::Known;
+use super::relation::{Known, describe, of_now};
 use crate::advance::Advance;
 use crate::change::{Change, Relation, ReplicaIdentity, Row, TupleData};
 use crate::error::{Context as _, Result};
@@ -17,8 +17,6 @@ use crate::session::Session;
 /// Values as they can be cast, in order; null where one cannot.
 const CASTABLE: &str =
     "SELECT portalhook.castable(u.value, $2) FROM unnest($1::text[]) WITH ORDINALITY AS u (value, n) ORDER BY u.n";
-const SPELL: &str =
-    "SELECT format_type(o, m) FROM unnest($1::oid[], $2::int[]) WITH ORDINALITY AS u (o, m, n) ORDER BY n";
 const COPY: &str = "SELECT portalhook.request_copy(ARRAY[$1::oid], $2)
     WHERE NOT EXISTS (SELECT FROM portalhook.switches AS s WHERE s.kind = 'copy' AND s.state <> 'done' AND $1::oid = ANY (s.tables))";
 
@@ -40,7 +38,7 @@ impl Advance {
     fn earlier(&self, changes: &[Change], xid: u64) -> Vec<Arc<Relation>> {
         let mut found: Vec<Arc<Relation>> = Vec::new();
         let mut last: Option<&Arc<Relation>> = None;
-        for relation in changes.iter().filter_map(relation_of) {
+        for relation in changes.iter().filter_map(Change::relation) {
             if last.is_some_and(|last| Arc::ptr_eq(last, relation)) {
                 continue;
             }
@@ -90,13 +88,11 @@ impl Advance {
     }
 
     async fn words(&self, session: &Session, table: &Table, relation: &Arc<Relation>) -> Result<Words> {
-        let types: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
-        let modifiers: Vec<i32> = relation.columns.iter().map(|column| column.type_modifier).collect();
-        let spelled = session.query(SPELL, &[&types, &modifiers]).await.context("spell the types of a table")?;
+        let described = describe(session, relation).await?;
         // What a large transaction comes to is not read yet: then the table as it is has to do.
         let now = match self.known.get(&relation.oid).filter(|known| known.serves) {
             Some(known) => Arc::clone(&known.relation),
-            None => Arc::new(as_it_is(session, relation).await?),
+            None => of_now(session, &[relation.oid]).await?.pop().map_or_else(|| Arc::clone(relation), Arc::new),
         };
         let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
         let find = |column: &Column| {
@@ -109,33 +105,10 @@ impl Advance {
         let places: Vec<Option<usize>> = stored.iter().map(|(_, column)| find(column)).collect();
         let converted = stored.iter().zip(&places).filter_map(|(&(index, column), place)| {
             let place = (*place)?;
-            let is_other = column.mirror_type != "text" && spelled[place].get::<_, &str>(0) != column.source_type;
+            let is_other = column.mirror_type != "text" && described[place].spelled != column.source_type;
             is_other.then(|| (place, column.mirror_type.clone(), is_key(index)))
         });
         Ok(Words { relation: Arc::clone(relation), converted: converted.collect(), places })
-    }
-}
-
-/// The table as the catalog describes it.
-async fn as_it_is(session: &Session, relation: &Relation) -> Result<Relation> {
-    const COLUMNS: &str = "SELECT attname::text, atttypid, atttypmod FROM pg_attribute
-        WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum";
-    let rows = session.query(COLUMNS, &[&relation.oid]).await.context("look at a table")?;
-    let column = |row: &tokio_postgres::Row| crate::change::Column {
-        name: row.get(0),
-        type_oid: row.get(1),
-        type_modifier: row.get(2),
-        key: false,
-    };
-    Ok(Relation { columns: rows.iter().map(column).collect(), ..relation.clone() })
-}
-
-fn relation_of(change: &Change) -> Option<&Arc<Relation>> {
-    match change {
-        Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
-            Some(relation)
-        }
-        Change::Truncate { .. } | Change::Operation { .. } => None,
     }
 }
 

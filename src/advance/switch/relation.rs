@@ -38,9 +38,9 @@ pub(in crate::advance) struct Known {
 }
 
 /// A described column: its name, its type as the catalog spells it, whether that is PostgreSQL's own, whether it is in the key.
-struct Described {
+pub(super) struct Described {
     name: String,
-    spelled: String,
+    pub(super) spelled: String,
     is_builtin: bool,
     type_oid: u32,
     is_key: bool,
@@ -63,12 +63,7 @@ impl Advance {
         let mut last: Option<&Arc<Relation>> = None;
         let mut found: Option<&Arc<Relation>> = None;
         for change in changes {
-            let relation = match change {
-                Change::Insert { relation, .. } | Change::Update { relation, .. } | Change::Delete { relation, .. } => {
-                    relation
-                }
-                Change::Truncate { .. } | Change::Operation { .. } => continue,
-            };
+            let Some(relation) = change.relation() else { continue };
             if last.is_some_and(|last| Arc::ptr_eq(last, relation)) {
                 continue;
             }
@@ -248,8 +243,8 @@ pub(super) fn in_place(plan: Plan, seen: Option<String>, why: String, rebuilds: 
     Turn::InPlace(Box::new(change))
 }
 
-/// All tables of the plan as the catalog describes them now.
-pub(in crate::advance) async fn of_now(session: &Session, plan: &Plan) -> Result<Vec<Relation>> {
+/// Tables (`pg_class.oid`) as the catalog describes them now; one that is gone is left out.
+pub(in crate::advance) async fn of_now(session: &Session, oids: &[u32]) -> Result<Vec<Relation>> {
     const TABLES: &str = "
         SELECT c.oid, n.nspname::text, c.relname::text, c.relreplident::text, a.attname::text, a.atttypid, a.atttypmod,
                coalesce(a.attnum = ANY (i.indkey::int2[]), c.relreplident = 'f')
@@ -257,7 +252,6 @@ pub(in crate::advance) async fn of_now(session: &Session, plan: &Plan) -> Result
         JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
         LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
         WHERE c.oid = ANY ($1) ORDER BY c.oid, a.attnum";
-    let oids: Vec<u32> = plan.tables.iter().map(|table| table.oid).collect();
     let mut relations: Vec<Relation> = Vec::new();
     for row in session.query(TABLES, &[&oids]).await.context("describe the mapped tables")? {
         let oid: u32 = row.get(0);
@@ -282,7 +276,8 @@ pub(in crate::advance) async fn of_now(session: &Session, plan: &Plan) -> Result
     Ok(relations)
 }
 
-async fn describe(session: &Session, relation: &Relation) -> Result<Vec<Described>> {
+/// Its columns, in order, with their types as the catalog spells them.
+pub(super) async fn describe(session: &Session, relation: &Relation) -> Result<Vec<Described>> {
     let types: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
     let modifiers: Vec<i32> = relation.columns.iter().map(|column| column.type_modifier).collect();
     let rows = session.query(SPELL, &[&types, &modifiers]).await.context("spell the types of a table")?;

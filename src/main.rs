@@ -28,7 +28,7 @@ mod xid;
 
 use std::process::ExitCode;
 
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Context as _, Result};
 
 /// A quarter of a busy daemon's time went into the system's allocator.
 #[global_allocator]
@@ -55,12 +55,7 @@ fn main() -> ExitCode {
 fn run(cli: cli::Cli) -> Result<ExitCode> {
     let config = cli.settings.read()?;
     log::install(&config.log, std::env::var("PORTALHOOK_LOG").ok().as_deref())?;
-    // The stack that a process begins with: deep mappings are walked recursively. What is not reached costs nothing.
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.enable_all().thread_stack_size(8 * 1024 * 1024).build().context("start the runtime")?;
-    // On a worker, beside the attempts: from this thread every outcome would cost a wake-up across threads.
-    let command = runtime.spawn(cli.command.run(config, cli.settings));
-    runtime.block_on(command).map_err(|error| Error::because(Kind::Failed, "run the command", error))?
+    tokio::runtime::Runtime::new().context("start the runtime")?.block_on(cli.command.run(config, cli.settings))
 }
 
 #[cfg(test)]

@@ -67,7 +67,7 @@ const FLUSH_LOOK: Duration = Duration::from_millis(100);
 const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// Plans must not be made from what an empty mirror looked like; the stream redelivers what a crash takes back.
-const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off; \
+const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
                         SET synchronous_commit = off";
 
 /// What the heart needs to know of the configuration.

@@ -7,7 +7,7 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::session::{self, Database, Session};
 
 /// Small questions to a ledger that may be large: indexes, and no compiling.
-const SETTINGS: &str = "SET jit = off; SET enable_seqscan = off";
+const SETTINGS: &str = "SET enable_seqscan = off";
 
 /// A session as `database.url` says.
 ///

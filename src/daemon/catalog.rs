@@ -22,7 +22,7 @@ const EVERY: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(1);
 
 /// The look takes no lock; what it asks about sizes must not wait behind a migration.
-const SETTINGS: &str = "SET jit = off; SET lock_timeout = '1s'";
+const SETTINGS: &str = "SET lock_timeout = '1s'";
 
 /// Never ends; a fault is told at debug level and tried again: the parts that work meet the same fault, and tell it.
 pub(super) async fn follow(server: &Server, figures: &Figures) {

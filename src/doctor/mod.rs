@@ -81,7 +81,7 @@ const SETUP: &str = "portalhook setup, with the owner's rights (--admin-url)";
 pub(crate) async fn examine(config: &Config, admin_url: Option<&str>) -> Result<Vec<Finding>> {
     let database = Database::parse(config.database.url()?.expose())?;
     let session = session::connect(&database, "portalhook check").await?;
-    session.batch_execute("SET jit = off; SET enable_seqscan = off").await.context("prepare the session")?;
+    session.batch_execute("SET enable_seqscan = off").await.context("prepare the session")?;
     let facts = server::facts(&session).await?;
     let mut findings = server::requirements(&facts);
     findings.push(protection::finding(session.database(), &session.protection()));

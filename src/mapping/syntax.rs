@@ -123,7 +123,7 @@ impl Statement {
 }
 
 /// Does work on a stack that no nesting fills which PostgreSQL's grammar takes: the parser and its tree are recursive, and
-/// threads of the daemon have 2 MiB. Pages of it that are not reached cost nothing.
+/// the stack of whoever asks may be small. Pages of it that are not reached cost nothing.
 pub(super) fn deep<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     const STACK: usize = 128 * 1024 * 1024;
     std::thread::scope(|scope| {

@@ -1,7 +1,7 @@
 //! The settings that every session of ours pins, whatever the database, the role or the server say.
 
 /// Name and value, in PostgreSQL's spelling.
-const PINNED: [(&str, &str); 22] = [
+const PINNED: [(&str, &str); 23] = [
     // How values are printed and read.
     ("DateStyle", "ISO,MDY"),
     ("TimeZone", "UTC"),
@@ -23,6 +23,8 @@ const PINNED: [(&str, &str); 22] = [
     ("row_security", "off"),
     // Only qualified names mean anything.
     ("search_path", ""),
+    // Our statements are short and many: compiling one costs more than running it.
+    ("jit", "off"),
     // Limits that an operator sets for the application, not for us.
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),

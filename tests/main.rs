@@ -16,6 +16,7 @@ mod failover;
 mod gaps;
 #[cfg(feature = "failpoints")]
 mod large;
+mod large_rows;
 mod large_values;
 mod long_way;
 mod migrations;

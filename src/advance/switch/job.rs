@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::snapshot::Snapshot;
 use crate::advance::cut::Cuts;
-use crate::change::{Row, Transaction, TupleData};
+use crate::change::{NotHeld, Row, Transaction, TupleData};
 use crate::error::{Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
@@ -24,7 +24,11 @@ use crate::mirror::prepared::{Owned, Prepared};
 pub(crate) const CREATE: &str = "DROP TABLE IF EXISTS portalhook_mirror.recorded; \
      CREATE TABLE portalhook_mirror.recorded (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, xid bigint NOT NULL, change text NOT NULL)";
 const KEEP: &str = "INSERT INTO portalhook_mirror.recorded (xid, change) SELECT * FROM unnest($1::int8[], $2::text[])";
-const READ: &str = "SELECT n, xid, change FROM portalhook_mirror.recorded WHERE n > $1 ORDER BY n LIMIT 200";
+/// Some 1 MiB at a time.
+const READ: &str = "SELECT n, xid, change FROM (
+        SELECT *, sum(octet_length(change)) OVER (ORDER BY n ROWS UNBOUNDED PRECEDING) - octet_length(change) AS earlier
+        FROM (SELECT * FROM portalhook_mirror.recorded WHERE n > $1 ORDER BY n LIMIT 200) AS page
+    ) AS summed WHERE earlier < 1048576 ORDER BY n";
 
 /// What is copied, for which plan.
 pub(crate) struct Job {
@@ -89,6 +93,10 @@ struct KeptWrite {
 #[serde(untagged)]
 enum Value {
     Text(String),
+    /// The write session holds it.
+    Held {
+        held: String,
+    },
     /// `false`: not sent.
     Sent(bool),
     Null,
@@ -158,7 +166,7 @@ impl Recording {
                 }
                 match read(row.get(2))? {
                     Change::Unreadable(why) => return Ok(Some(why)),
-                    Change::Writes { truncated, writes } => nets.push(net(xid, truncated, writes)),
+                    Change::Writes { truncated, writes } => nets.push(net(xid, truncated, writes)?),
                 }
             }
             // A TRUNCATE stands alone.
@@ -192,20 +200,15 @@ fn read(text: &str) -> Result<Change> {
     serde_json::from_str(text).map_err(|error| Error::because(Kind::Failed, "read a change for the copy", error))
 }
 
-fn net(xid: u64, truncated: Vec<usize>, writes: Vec<KeptWrite>) -> Net {
-    let writes = writes
-        .into_iter()
-        .map(KeptWrite::back)
-        .filter_map(|mut write| {
-            // The table is emptied first: what is written then is new, what is gone is gone.
-            if truncated.contains(&write.table) {
-                write.existed = false;
-                write.image.as_ref()?;
-            }
-            Some(write)
-        })
-        .collect();
-    Net {
+fn net(xid: u64, truncated: Vec<usize>, writes: Vec<KeptWrite>) -> Result<Net> {
+    let mut writes: Vec<Write> = writes.into_iter().map(KeptWrite::back).collect::<Result<_>>()?;
+    writes.retain_mut(|write| {
+        // The table is emptied first: what is written then is new, what is gone is gone.
+        let is_emptied = truncated.contains(&write.table);
+        write.existed &= !is_emptied;
+        !is_emptied || write.image.is_some()
+    });
+    Ok(Net {
         xid,
         commit_lsn: Lsn::ZERO,
         end_lsn: Lsn::ZERO,
@@ -213,7 +216,7 @@ fn net(xid: u64, truncated: Vec<usize>, writes: Vec<KeptWrite>) -> Net {
         writes,
         operations: Vec::new(),
         truncated: truncated.into_iter().map(|table| (table, 0)).collect(),
-    }
+    })
 }
 
 fn kept(write: &Write) -> Result<KeptWrite> {
@@ -230,19 +233,19 @@ fn kept(write: &Write) -> Result<KeptWrite> {
 }
 
 impl KeptWrite {
-    fn back(self) -> Write {
+    fn back(self) -> Result<Write> {
         let key = |key: Vec<String>| -> Key { key.into_iter().map(Bytes::from).collect() };
-        let row = |row: Vec<Value>| -> Row { row.into_iter().map(Value::back).collect() };
-        Write {
+        let row = |row: Vec<Value>| row.into_iter().map(Value::back).collect::<Result<Row>>();
+        Ok(Write {
             table: self.table,
             key: key(self.key),
             existed: self.existed,
-            image: self.image.map(row),
-            gone: self.gone.map(row),
+            image: self.image.map(row).transpose()?,
+            gone: self.gone.map(row).transpose()?,
             moved_from: self.moved_from.map(key),
             place: 0,
             alters: true,
-        }
+        })
     }
 }
 
@@ -252,15 +255,20 @@ impl Value {
             TupleData::Null => Self::Null,
             TupleData::UnchangedToast => Self::Sent(false),
             TupleData::Text(text) => Self::Text(utf8(text)?),
+            TupleData::Held(held) => Self::Held { held: held.to_string() },
         })
     }
 
-    fn back(self) -> TupleData {
-        match self {
+    fn back(self) -> Result<TupleData> {
+        Ok(match self {
             Self::Null => TupleData::Null,
             Self::Sent(_) => TupleData::UnchangedToast,
             Self::Text(text) => TupleData::Text(Bytes::from(text)),
-        }
+            Self::Held { held } => {
+                let broken = |NotHeld| Error::failed("a value that is kept for the copy cannot be read back");
+                TupleData::Held(Box::new(held.parse().map_err(broken)?))
+            }
+        })
     }
 }
 

@@ -92,8 +92,8 @@ impl Group {
         event.position = self.checkpoint.position;
         match body {
             Some((body, _)) if body.len() > max_body => tracing::warn!(
-                event = event.event,
-                id = event.id,
+                event = &*event.event,
+                id = &*event.id,
                 lsn = %net.commit_lsn,
                 "a body of {} bytes is over deliver.max_body and will not be delivered",
                 body.len()

@@ -7,7 +7,7 @@ use crate::change::{Arrival, Transaction};
 use crate::failpoint;
 
 /// The most transactions that one group commit takes.
-const GROUP: usize = 500;
+const GROUP: usize = 1000;
 
 /// The most bytes of changes that it takes, but for the last transaction: what becomes of them takes several times the
 /// memory.
@@ -110,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_group_is_bounded_in_transactions_and_in_bytes() {
-        assert_eq!(sizes(&[100; 1200]).await, [500, 500, 200]);
+        assert_eq!(sizes(&[100; 2200]).await, [1000, 1000, 200]);
         assert_eq!(sizes(&[BYTES / 2; 5]).await, [2, 2, 1]);
         assert_eq!(sizes(&[1, BYTES * 2, BYTES * 2, 1]).await, [2, 1, 1]);
     }

@@ -300,7 +300,8 @@ impl Advance {
         durable.add(advanced.end, advanced.written);
         match advanced.events {
             Some(events) => {
-                let committed = events.into_iter().map(|event| offer(event, &self.day)).collect();
+                let day = Arc::from(self.day.as_str());
+                let committed = events.into_iter().map(|event| offer(event, &day)).collect();
                 feed.offer(committed, self.checkpoint.position);
             }
             None => feed.pass(self.checkpoint.position),
@@ -479,15 +480,15 @@ fn shapes(selects: &[Select]) -> Result<Shapes> {
 }
 
 /// A recorded event as delivery hears of it.
-fn offer(event: Recorded, day: &str) -> Committed {
+fn offer(event: Recorded, day: &Arc<str>) -> Committed {
     Committed {
         position: event.position,
-        recorded_on: Arc::from(day),
-        id: event.id.into(),
-        event: event.event.into(),
-        entity: event.entity.into(),
-        post: event.post.map(Into::into),
-        portal: event.portal.map(Into::into),
+        recorded_on: Arc::clone(day),
+        id: event.id,
+        event: event.event,
+        entity: event.entity,
+        post: event.post,
+        portal: event.portal,
         routes: event.routes,
         body: event.body,
     }

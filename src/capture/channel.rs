@@ -6,6 +6,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::change::Arrival;
 
+/// Bytes in the queue from which on its receiver is behind: some hundred small transactions.
+const BEHIND: u32 = 64 << 10;
+
 /// A queue for at most about `budget` bytes. What is larger passes alone, when the queue is empty.
 pub(crate) fn channel(budget: usize) -> (Sender, Receiver) {
     let budget = u32::try_from(budget.max(1)).unwrap_or(u32::MAX);
@@ -55,6 +58,12 @@ impl Sender {
     pub(super) async fn room(&self, bytes: usize) -> Result<(), Closed> {
         // This is the only sender, so the room is still there at the next `try_send`.
         self.room.acquire_many(self.cost(bytes)).await.map(drop).map_err(|_| Closed)
+    }
+
+    /// The receiver has more than it takes at once: what comes now does not wait for us.
+    pub(super) fn is_behind(&self) -> bool {
+        let free = u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX);
+        self.budget.saturating_sub(free) >= BEHIND
     }
 
     fn cost(&self, bytes: usize) -> u32 {
@@ -131,6 +140,17 @@ mod tests {
         assert_eq!(receiver.recv().await, Some((transaction(3), 100)));
         drop(sender);
         assert!(receiver.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_receiver_is_behind_until_it_has_taken_what_waits() {
+        let (sender, mut receiver) = channel(1 << 20);
+        assert!(fits(&sender, 1, 64 << 10));
+        assert!(sender.is_behind());
+        assert!(receiver.recv().await.is_some());
+        assert!(!sender.is_behind());
+        assert!(fits(&sender, 2, 1000));
+        assert!(!sender.is_behind());
     }
 
     #[tokio::test]

@@ -24,6 +24,10 @@ const FEEDBACK: Duration = Duration::from_secs(10);
 /// The shortest time between two that say something new.
 const NEWS: Duration = Duration::from_secs(1);
 
+/// While the writer is behind, the stream gathers for so long between two looks at it: the server sends every message by
+/// itself, and reading each by itself costs the more.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// Every status at `FEEDBACK` asks for an answer: a server that gives none for so long, and sends nothing else, is gone.
 /// Generous, since a server that decodes one large transaction of other tables may say nothing for minutes.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -105,6 +109,8 @@ struct Reader<'a> {
     progress: Progress,
     /// What there was no room for: while it waits, nothing is read.
     waiting: Option<Assembled>,
+    /// Until then the stream gathers.
+    gathers: Option<Instant>,
     interval: Duration,
     said: Instant,
     said_confirmed: Lsn,
@@ -126,6 +132,7 @@ impl<'a> Reader<'a> {
             assembler: Assembler::new(start.lsn, start.xid_reference),
             progress: Progress::new(start.lsn),
             waiting: None,
+            gathers: None,
             interval,
             said: Instant::now(),
             said_confirmed: start.lsn,
@@ -155,8 +162,13 @@ impl<'a> Reader<'a> {
                     room.map_err(|Closed| nobody())?;
                     self.hand_on_waiting()?;
                 }
+                () = sleep_until(self.gathers.unwrap_or(due)), if self.gathers.is_some() => self.gathers = None,
                 // 5. The stream; with a transaction waiting this only sends.
-                frame = self.stream.next(room.is_none()) => self.take_all(frame?)?,
+                frame = self.stream.next(room.is_none() && self.gathers.is_none()) => {
+                    self.take_all(frame?)?;
+                    let gathers = self.transactions.is_behind() && !self.stream.is_amid();
+                    self.gathers = gathers.then(|| Instant::now() + GATHER);
+                },
             }
         }
     }

@@ -94,13 +94,14 @@ const STANDING: &str = "
                     AND d.first_attempt_at > coalesce(success.at, '-infinity')) f
     WHERE c.endpoint = $1";
 
+/// A backlog is read by the million: the rows pass one window alone.
 const BACKLOG: &str = "
-    SELECT position, recorded_on, id, event, entity, post, portal, sequence, body, part, tail, found FROM (
-        SELECT e.position, to_char(e.recorded_on, 'YYYY-MM-DD') AS recorded_on, e.id, e.event, e.entity, e.post, e.portal,
-               e.sequences[array_position(e.endpoints, $1)] AS sequence, e.body, e.part, e.tail,
-               count(*) OVER () AS found, sum(e.bytes) OVER (ORDER BY e.position) - e.bytes AS before
-        FROM (SELECT *, coalesce(octet_length(body), 0) + CASE WHEN part IS NOT NULL THEN octet_length(tail) +
-                     (SELECT octet_length(p.part) FROM portalhook.parts p WHERE p.number = events.part AND p.recorded_on = events.recorded_on)
+    SELECT position, to_char(recorded_on, 'YYYY-MM-DD') AS recorded_on, id, event, entity, post, portal,
+           sequences[array_position(endpoints, $1)] AS sequence, body, part, tail, bytes::bigint AS bytes
+    FROM (
+        SELECT e.*, sum(e.bytes) OVER (ORDER BY e.position ROWS UNBOUNDED PRECEDING) - e.bytes AS before
+        FROM (SELECT *, coalesce(octet_length(body), 0) + CASE WHEN part IS NOT NULL THEN octet_length(tail) + coalesce(
+                     (SELECT octet_length(p.part) FROM portalhook.parts p WHERE p.number = events.part AND p.recorded_on = events.recorded_on), 0)
                      ELSE 0 END AS bytes
               FROM portalhook.events
               WHERE position > $2 AND position <= $3 AND endpoints @> ARRAY[$1::bigint]
@@ -177,15 +178,17 @@ impl Ledger {
         let rows = self.client.query(&self.backlog, &parameters).await.context("read events")?;
         let parts = self.parts(&rows).await?;
         let read = || {
-            let found: i64 = rows.first().map_or(Ok(0), |row| row.try_get("found"))?;
-            let complete = found < limit && usize::try_from(found) == Ok(rows.len());
+            let mut read_bytes = 0;
             let mut events = Vec::with_capacity(rows.len());
             for row in &rows {
+                read_bytes += row.try_get::<_, i64>("bytes")?;
                 let mut event = event(row)?;
                 event.routes.push((endpoint, row.try_get("sequence")?));
                 event.body = content(row, &parts)?;
                 events.push(event);
             }
+            // Whatever is left out is so for one of both limits.
+            let complete = events.len() < window.events && read_bytes < bytes;
             Ok::<Backlog, tokio_postgres::Error>(Backlog { events, complete })
         };
         read().context("read events")

@@ -1,6 +1,8 @@
 //! Events, routes and failed rows of one group commit → the ledger.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -8,7 +10,7 @@ use super::content::{Content, Shared};
 use crate::error::Result;
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
-use crate::mirror::array::TextArray;
+use crate::mirror::array::{TextArray, Texts};
 use crate::mirror::prepared::{Owned, Prepared};
 use crate::mirror::select::RowFailure;
 use crate::route::{Routed, Routes};
@@ -23,16 +25,16 @@ const FAILURES: &str = include_str!("../../sql/queries/record_row_failures.sql")
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
     pub(crate) position: i64,
-    pub(crate) id: String,
-    pub(crate) event: String,
+    pub(crate) id: Arc<str>,
+    pub(crate) event: Arc<str>,
     pub(crate) commit_micros: i64,
     pub(crate) xid: u64,
     pub(crate) lsn: Lsn,
     /// Mapped ids as text.
-    pub(crate) portal: Option<String>,
-    pub(crate) post: Option<String>,
+    pub(crate) portal: Option<Arc<str>>,
+    pub(crate) post: Option<Arc<str>>,
     /// `vote:500`: events of one entity keep their order.
-    pub(crate) entity: String,
+    pub(crate) entity: Arc<str>,
     pub(crate) routes: Vec<Routed>,
     /// `None`: nobody wants it, or it is over `deliver.max_body`.
     pub(crate) body: Option<Content>,
@@ -45,11 +47,10 @@ pub(crate) async fn events(sql: &Prepared<'_>, day: &str, events: &[Recorded]) -
     }
     parts(sql, day, events).await?;
     let integers = |pick: &dyn Fn(&Recorded) -> i64| Box::new(events.iter().map(pick).collect::<Vec<i64>>());
-    let texts = |pick: &dyn Fn(&Recorded) -> Option<Bytes>| Box::new(TextArray(events.iter().map(pick).collect()));
-    let text = |value: &str| Some(Bytes::copy_from_slice(value.as_bytes()));
-    let list = |event: &Recorded, pick: &dyn Fn(&Routed) -> i64| {
-        let numbers: Vec<String> = event.routes.iter().map(|route| pick(route).to_string()).collect();
-        text(&format!("{{{}}}", numbers.join(",")))
+    let bodies = |pick: &dyn Fn(&Recorded) -> Option<Bytes>| Box::new(TextArray(events.iter().map(pick).collect()));
+    let texts = |pick: fn(&Recorded) -> Option<&Arc<str>>| Box::new(Texts::new(events.iter().map(pick)));
+    let lists = |of: fn(&Routed) -> i64| {
+        Box::new(Texts::new(events.iter().map(|event| Some(List { routes: &event.routes, of }))))
     };
     sql.post(
         "record events",
@@ -57,24 +58,41 @@ pub(crate) async fn events(sql: &Prepared<'_>, day: &str, events: &[Recorded]) -
         vec![
             Box::new(day.to_owned()),
             integers(&|event| event.position),
-            texts(&|event| text(&event.id)),
-            texts(&|event| text(&event.event)),
+            texts(|event| Some(&event.id)),
+            texts(|event| Some(&event.event)),
             integers(&|event| event.commit_micros),
             integers(&|event| i64::try_from(event.xid).unwrap_or(i64::MAX)),
-            texts(&|event| text(&event.lsn.to_string())),
-            texts(&|event| event.portal.as_deref().and_then(text)),
-            texts(&|event| event.post.as_deref().and_then(text)),
-            texts(&|event| text(&event.entity)),
-            texts(&|event| list(event, &|route| route.0)),
-            texts(&|event| list(event, &|route| route.1)),
-            texts(&|event| event.body.as_ref().map(|body| body.head().clone())),
+            Box::new(Texts::new(events.iter().map(|event| Some(event.lsn)))),
+            texts(|event| event.portal.as_ref()),
+            texts(|event| event.post.as_ref()),
+            texts(|event| Some(&event.entity)),
+            lists(|route| route.0),
+            lists(|route| route.1),
+            bodies(&|event| event.body.as_ref().map(|body| body.head().clone())),
             Box::new(
                 events.iter().map(|event| shared(event).map(|shared| shared.number)).collect::<Vec<Option<i64>>>(),
             ),
-            texts(&|event| shared(event).map(|shared| shared.tail.clone())),
+            bodies(&|event| shared(event).map(|shared| shared.tail.clone())),
         ],
     )
     .await
+}
+
+/// Numbers of an event's routes, as an array's literal.
+struct List<'r> {
+    routes: &'r [Routed],
+    of: fn(&Routed) -> i64,
+}
+
+impl fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (index, route) in self.routes.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(f, "{comma}{}", (self.of)(route))?;
+        }
+        f.write_str("}")
+    }
 }
 
 /// The parts that these events are the first to refer to.

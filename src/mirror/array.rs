@@ -1,6 +1,9 @@
 //! Arrays of output texts as statement parameters: `text[]` in binary, every other array type as its literal, so that the
 //! server's own input functions read each value.
 
+use std::fmt;
+use std::io::Write as _;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use postgres_protocol::types as wire;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
@@ -63,6 +66,55 @@ impl ToSql for TextArray {
     tokio_postgres::types::to_sql_checked!();
 }
 
+/// A `text[]` of short texts that are made for it alone: one buffer for all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Texts {
+    count: i32,
+    has_null: bool,
+    /// Each with its length before it (PostgreSQL's `array_recv`).
+    values: Vec<u8>,
+}
+
+impl Texts {
+    pub(crate) fn new<T: fmt::Display>(values: impl Iterator<Item = Option<T>>) -> Self {
+        let mut texts = Self::default();
+        values.for_each(|value| texts.push(value));
+        texts
+    }
+
+    fn push(&mut self, value: Option<impl fmt::Display>) {
+        self.count += 1;
+        let Some(value) = value else {
+            self.has_null = true;
+            self.values.extend((-1_i32).to_be_bytes());
+            return;
+        };
+        let start = self.values.len();
+        self.values.extend([0; 4]);
+        write!(self.values, "{value}").expect("a Vec takes everything");
+        let length = i32::try_from(self.values.len() - start - 4).unwrap_or(i32::MAX);
+        self.values[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+impl ToSql for Texts {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Failure> {
+        out.put_i32(1);
+        out.put_i32(i32::from(self.has_null));
+        out.put_u32(Type::TEXT.oid());
+        out.put_i32(self.count);
+        out.put_i32(1);
+        out.put_slice(&self.values);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TEXT_ARRAY
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
+
 /// An array literal (PostgreSQL manual, "Array Input and Output Syntax") with every value quoted.
 fn literal(values: &[Option<Bytes>], delimiter: u8, out: &mut BytesMut) {
     out.put_u8(b'{');
@@ -90,6 +142,16 @@ fn literal(values: &[Option<Bytes>], delimiter: u8, out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_written_as_the_array_of_them_is() {
+        let values = [Some("a\"b"), None, Some("")];
+        let (mut ours, mut theirs) = (BytesMut::new(), BytesMut::new());
+        Texts::new(values.into_iter()).to_sql(&Type::TEXT_ARRAY, &mut ours).expect("texts");
+        let array = TextArray(values.map(|value| value.map(|text| Bytes::from_static(text.as_bytes()))).into());
+        array.to_sql(&Type::TEXT_ARRAY, &mut theirs).expect("an array");
+        assert_eq!(ours, theirs);
+    }
 
     #[test]
     fn a_literal_quotes_what_an_array_would_misread() {

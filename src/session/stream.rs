@@ -49,6 +49,11 @@ impl WalStream {
         }
     }
 
+    /// A large message is arriving.
+    pub(crate) fn is_amid(&self) -> bool {
+        self.sieve.is_some()
+    }
+
     /// A frame that has arrived already.
     pub(crate) fn buffered(&mut self) -> Result<Option<Frame>> {
         loop {

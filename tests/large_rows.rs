@@ -54,9 +54,12 @@ fn user(id: u32, seed: &str) -> String {
     format!("INSERT INTO users (id, name) VALUES ({id}, {});\n", text(50, seed))
 }
 
-/// The daemon was never larger than it may be.
+/// The daemon was never larger than it may be, and had no fault that beginning anew would hide.
 #[track_caller]
 fn fits(daemon: &Process, what: &str) {
+    let fault =
+        daemon.said().into_iter().find(|line| line.contains("ERROR") && !line.contains("what was committed after"));
+    assert_eq!(fault, None, "after {what:.60}");
     let peak = daemon.peak_memory_kib();
     println!("{peak} KiB after {what:.60}");
     assert!(peak <= BUDGET, "{peak} KiB after {what:.60}");

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::snapshot::Snapshot;
+use crate::advance::Advance;
 use crate::advance::cut::Cuts;
-use crate::change::{Row, Transaction, TupleData};
+use crate::change::{self, LARGE, Row, Transaction, TupleData};
 use crate::error::{Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
@@ -106,13 +107,14 @@ impl Recording {
         Self { netting: Netting::of(&job.plan, &job.copied), job, useless: None }
     }
 
-    /// What has to be kept of a transaction, if anything.
-    pub(crate) fn keep(&mut self, transaction: &Transaction) -> Result<Option<Kept>> {
-        let xid = transaction.xid;
-        if self.sees(xid) || !self.netting.touches(&transaction.changes) {
+    /// What has to be kept of a transaction, or of a part of one, if anything.
+    fn keep(&mut self, xid: u64, changes: &[change::Change]) -> Result<Option<Kept>> {
+        if self.sees(xid) || !self.netting.touches(changes) {
             return Ok(None);
         }
-        let change = match self.netting.net(transaction.clone()) {
+        let (commit_lsn, end_lsn) = (Lsn::ZERO, Lsn::ZERO);
+        let transaction = Transaction { xid, commit_lsn, end_lsn, commit_micros: 0, changes: changes.to_vec() };
+        let change = match self.netting.net(transaction) {
             Ok(net) if net.writes.is_empty() && net.truncated.is_empty() => return Ok(None),
             Ok(net) => Change::Writes {
                 truncated: net.truncated.iter().map(|(table, _)| *table).collect(),
@@ -125,8 +127,14 @@ impl Recording {
         Ok(Some(Kept { xid, change }))
     }
 
-    pub(super) fn touches(&self, changes: &[crate::change::Change]) -> bool {
-        self.netting.touches(changes)
+    /// Whether these changes hold what cannot be kept within memory's bounds.
+    fn is_too_large(&self, xid: u64, changes: &[change::Change]) -> bool {
+        let is_large = |value: &TupleData| matches!(value, TupleData::Text(text) if text.len() > LARGE);
+        let of = |change: &change::Change| match change {
+            change::Change::Insert { new, .. } | change::Change::Update { new, .. } => new.iter().any(is_large),
+            _ => false,
+        };
+        changes.iter().any(of) && self.netting.touches(changes) && !self.sees(xid)
     }
 
     /// The copy is of no use: the copier makes another.
@@ -174,6 +182,16 @@ impl Recording {
                 }
             }
         }
+    }
+}
+
+impl Advance {
+    /// What of these changes a copy that is under way does not see.
+    pub(super) fn keep(&mut self, xid: u64, changes: &[change::Change]) -> Result<Option<Kept>> {
+        if let Some(recording) = self.recording.take_if(|recording| recording.is_too_large(xid, changes)) {
+            recording.give_up("a value of megabytes was written to a table that was being copied");
+        }
+        self.recording.as_mut().map_or(Ok(None), |recording| recording.keep(xid, changes))
     }
 }
 

@@ -18,7 +18,7 @@ fn names(events: &[Received]) -> Vec<String> {
 
 /// The daemon, with every transaction a large one, or as it is.
 fn run(portal: &Portal, is_large: bool) -> Process {
-    let limits = if is_large { "part:300" } else { "" };
+    let limits = if is_large { "part:1,page:2" } else { "" };
     let daemon = portal.spawn(&[("PORTALHOOK_LIMITS", limits)]);
     daemon.wait_for_line("streaming");
     daemon

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use serde_json::Value;
 
 use crate::support::portal::{Portal, name_and_id};
+use crate::support::process::Process;
 use crate::support::receiver::{Received, Receiver};
 use crate::support::session::Holder;
 
@@ -53,12 +54,30 @@ fn mirror_equals_tables(portal: &Portal) {
     assert_eq!(counted, portal.sql(votes), "counters");
 }
 
+/// The daemon, with every transaction a large one, or as it is.
+fn run(portal: &Portal, is_large: bool) -> Process {
+    let limits = if is_large { "part:1,page:2" } else { "" };
+    let daemon = portal.spawn(&[("PORTALHOOK_LIMITS", limits)]);
+    daemon.wait_for_line("streaming");
+    daemon
+}
+
 #[test]
 fn a_mapping_that_names_nothing_new_counts_from_its_own_commit_on() {
+    counts_from_its_own_commit_on(false);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_mapping_that_is_changed_in_a_large_transaction_counts_from_its_commit_on() {
+    counts_from_its_own_commit_on(true);
+}
+
+fn counts_from_its_own_commit_on(is_large: bool) {
     let portal = Portal::sample();
     let receiver = Receiver::start();
     let endpoint = portal.endpoint(&receiver);
-    let daemon = portal.run();
+    let daemon = run(&portal, is_large);
     portal.sql(&vote(1));
     portal.sql(&format!("BEGIN; {} {} COMMIT;", map("votes", VOTES_DOUBLED), vote(2)));
     portal.sql(&vote(3));
@@ -74,7 +93,7 @@ fn a_mapping_that_names_nothing_new_counts_from_its_own_commit_on() {
     portal
         .sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at, 'x' AS more FROM public.votes"));
     portal.sql(&vote(6));
-    let daemon = portal.run();
+    let daemon = run(&portal, is_large);
     let events = portal.events(&receiver, endpoint);
     let seen: Vec<(String, Value, Value)> = events
         .iter()
@@ -333,16 +352,31 @@ fn a_dropped_column_pauses_the_stream_and_another_one_takes_its_place() {
 /// A copy does not see vote 6, which stands in one group with the copy's own commit.
 #[test]
 fn a_copy_gets_what_its_own_group_did_to_its_table() {
-    let portal = Portal::sample();
+    copy_gets_what_came_meanwhile(false);
+}
+
+/// The copy is made once: a large transaction is kept for it like any other.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_copy_gets_what_large_transactions_did_to_its_table() {
+    copy_gets_what_came_meanwhile(true);
+}
+
+fn copy_gets_what_came_meanwhile(is_large: bool) {
+    let portal = Portal::sample_with("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49), (2, 98, 49);");
     let receiver = Receiver::start();
     let endpoint = portal.endpoint(&receiver);
-    let _daemon = portal.run();
+    let daemon = run(&portal, is_large);
     let copies = Holder::of(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
     portal.sql("SELECT portalhook.request_copy(ARRAY['votes'::regclass::oid], 'the test wants it')");
     portal.wait_for_outcome("SELECT bool_or(state = 'copying') FROM portalhook.switches");
     // From here on the copy's snapshot is there; the heart cannot commit.
     let groups = Holder::of(&portal, "SELECT FROM portalhook.checkpoint FOR UPDATE");
     portal.sql("CREATE TRIGGER tell AFTER INSERT ON portalhook.operations EXECUTE FUNCTION public.tell()");
+    portal.sql(
+        "BEGIN; DELETE FROM votes WHERE id = 1; UPDATE votes SET id = 3 WHERE id = 2; INSERT INTO votes (id, post_id, user_id) VALUES (4, 99, 49);
+         UPDATE votes SET user_id = 48 WHERE id = 4; COMMIT;",
+    );
     portal.sql(&vote(5));
     portal.sql(&vote(6));
     drop(copies);
@@ -351,9 +385,22 @@ fn a_copy_gets_what_its_own_group_did_to_its_table() {
     // By now the stream has brought all of them, mostly: this takes some round trips.
     assert!(portal.command(&["status"]).status.success());
     drop(groups);
-    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 5", "vote.created 6", "vote.created 7"]);
+    assert_eq!(
+        portal.event_names(&receiver, endpoint),
+        [
+            "vote.deleted 1",
+            "vote.deleted 2",
+            "vote.created 3",
+            "vote.created 4",
+            "vote.created 5",
+            "vote.created 6",
+            "vote.created 7"
+        ]
+    );
     portal.wait_for_outcome(ALL_DONE);
     mirror_equals_tables(&portal);
+    let copies = daemon.said().iter().filter(|line| line.contains("copying public.votes")).count();
+    assert_eq!(copies, 1, "{:?}", daemon.said());
 }
 
 #[cfg(feature = "failpoints")]

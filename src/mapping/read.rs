@@ -33,12 +33,17 @@ pub(crate) async fn read_again(
     before: Option<&Plan>,
 ) -> Result<(Plan, Vec<String>)> {
     let sources: Vec<Source> = queries.iter().map(|(entity, query)| Source::new(*entity, query.clone())).collect();
-    in_transaction(client, &selects(&sources)?, &Mirrors { before, ..Mirrors::default() }).await
+    tried(client, &selects(&sources)?, &Mirrors { before, ..Mirrors::default() }, &TRANSACTION).await
 }
 
 /// The same for the daemon's role, which may create nothing outside of our schemas, and for mirrors that are there already.
 pub(crate) async fn read_over(client: &Client, sources: &[Source], mirrors: &Mirrors<'_>) -> Result<Plan> {
-    Ok(in_transaction(client, &selects(sources)?, mirrors).await?.0)
+    Ok(tried(client, &selects(sources)?, mirrors, &TRANSACTION).await?.0)
+}
+
+/// The same inside a transaction that is open, and that goes on whatever comes of it.
+pub(crate) async fn read_within(client: &Client, sources: &[Source], mirrors: &Mirrors<'_>) -> Result<Plan> {
+    Ok(tried(client, &selects(sources)?, mirrors, &SAVEPOINT).await?.0)
 }
 
 fn selects(sources: &[Source]) -> Result<Vec<Select>> {
@@ -69,7 +74,7 @@ pub(super) async fn read_select(client: &Client, name: &str, query: &str) -> Res
         search_path: None,
         complete: false,
     };
-    in_transaction(client, &[select], &Mirrors::default()).await
+    tried(client, &[select], &Mirrors::default(), &TRANSACTION).await
 }
 
 struct Select {
@@ -86,7 +91,22 @@ struct Select {
     complete: bool,
 }
 
-async fn in_transaction(client: &Client, selects: &[Select], mirrors: &Mirrors<'_>) -> Result<(Plan, Vec<String>)> {
+/// What leaves nothing of the trial.
+struct Frame {
+    begin: &'static str,
+    undo: &'static str,
+}
+
+const TRANSACTION: Frame = Frame { begin: "BEGIN", undo: "ROLLBACK" };
+const SAVEPOINT: Frame =
+    Frame { begin: "SAVEPOINT reading", undo: "ROLLBACK TO SAVEPOINT reading; RELEASE SAVEPOINT reading" };
+
+async fn tried(
+    client: &Client,
+    selects: &[Select],
+    mirrors: &Mirrors<'_>,
+    frame: &Frame,
+) -> Result<(Plan, Vec<String>)> {
     let version: String = client.query_one("SHOW server_version_num", &[]).await.context("read the version")?.get(0);
     let major = version.parse::<u32>().unwrap_or(u32::MAX) / 10_000;
     if major > syntax::GRAMMAR {
@@ -95,12 +115,12 @@ async fn in_transaction(client: &Client, selects: &[Select], mirrors: &Mirrors<'
             syntax::GRAMMAR
         )));
     }
-    client.batch_execute("BEGIN").await.context("begin")?;
+    client.batch_execute(frame.begin).await.context("begin")?;
     let result = match Reader::new(client, selects, mirrors).await {
         Ok(reader) => reader.read().await,
         Err(error) => Err(error),
     };
-    let rolled_back = client.batch_execute("ROLLBACK").await.context("roll back");
+    let rolled_back = client.batch_execute(frame.undo).await.context("roll back");
     // Where the session itself broke, what it broke at says more than that it cannot roll back.
     let read = result?;
     rolled_back?;

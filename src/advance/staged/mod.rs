@@ -20,6 +20,8 @@ use super::group::Group;
 use super::operations::Operation;
 use super::rivals::{Rivals, rows_by_id};
 use super::surroundings::Surroundings;
+use super::switch::job;
+use super::switch::place::Announced;
 use super::switch::turn::Turn;
 use super::{Advance, Advanced};
 use crate::capture;
@@ -75,6 +77,7 @@ struct Staged<'s, 'a> {
     written: HashSet<usize>,
     /// What cannot be evaluated and was said: what bodies name is asked for more than once.
     failed: HashSet<RowFailure>,
+    announced: Announced,
     pace: Pace,
 }
 
@@ -120,7 +123,14 @@ impl Advance {
             self.complete(sql, table).await?;
         }
         let staged = Staged::new(sql, writes, net, Whose::Transaction(last.xid), pace);
-        let Staged { writes, pace, .. } = self.take_staged(staged, &mut group).await?;
+        let Staged { writes, pace, announced, .. } = self.take_staged(staged, &mut group).await?;
+        sql.settle().await?;
+        group.turn = self.turn_after(session, last.xid, announced, true).await?;
+        if matches!(group.turn, Some(Turn::Copied(_))) {
+            // What is compared with the copy is staged anew.
+            tables::remove(sql).await?;
+            self.catch_up(sql, last.commit_micros, &mut group).await?;
+        }
         if pace.began.elapsed() >= NEWS {
             tracing::info!(
                 xid = last.xid,
@@ -171,7 +181,8 @@ impl Advance {
                 }
                 Arrival::Whole(_) => return Err(Error::failed("a transaction came inside another")),
             };
-            self.check_part(session, &mut changes, xid).await?;
+            let kept = self.check_part(session, &mut changes, xid).await?;
+            job::keep(writes.sql, kept.into_iter().collect()).await?;
             let place = writes.changes;
             writes.changes += changes.len();
             for step in self.netting.part(changes, place)? {
@@ -324,9 +335,7 @@ impl Advance {
         let mut routes = staged.operations("routed").await?;
         while let Some((_, operation)) = routes.next_before(usize::MAX).await? {
             self.change_routes(&operation, group);
-            if let Operation::Mapping { entity, .. } = operation {
-                group.turn = Some(Turn::Request { why: format!("the mapping of {entity} was changed") });
-            }
+            staged.announced.note(&operation);
         }
         let mut tests = staged.operations("tested").await?;
         while let Some((number, operation)) = tests.next_before(usize::MAX).await? {
@@ -417,7 +426,8 @@ impl Advance {
 
 impl<'s, 'a> Staged<'s, 'a> {
     fn new(sql: &'s Prepared<'a>, writes: Writes<'s, 'a>, net: Net, whose: Whose, pace: Pace) -> Self {
-        Self { sql, writes, net, whose, written: HashSet::new(), failed: HashSet::new(), pace }
+        let (written, failed, announced) = (HashSet::new(), HashSet::new(), Announced::default());
+        Self { sql, writes, net, whose, written, failed, announced, pace }
     }
 
     /// Leaves what counts of what is staged; gives the tables that are altered.

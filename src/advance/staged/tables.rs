@@ -32,6 +32,11 @@ const CREATE: &str = "
     ALTER TABLE pg_temp.staged_states ALTER entry SET STORAGE EXTERNAL;
     ALTER TABLE pg_temp.staged_events ALTER entry SET STORAGE EXTERNAL, ALTER before SET STORAGE EXTERNAL";
 
+const REMOVE: &str = "
+    CLOSE ALL;
+    DROP TABLE pg_temp.staged_writes, pg_temp.staged_rows, pg_temp.staged_operations, pg_temp.staged_states, pg_temp.staged_counts,
+        pg_temp.staged_events, pg_temp.staged_sums";
+
 /// Begins the group that a large transaction is.
 pub(super) async fn begin(sql: &Prepared<'_>) -> Result<()> {
     sql.run("begin a large transaction", "BEGIN").await?;
@@ -41,6 +46,11 @@ pub(super) async fn begin(sql: &Prepared<'_>) -> Result<()> {
 /// Within a transaction that is open.
 pub(super) async fn create(sql: &Prepared<'_>) -> Result<()> {
     sql.run("create the tables of a large transaction", CREATE).await
+}
+
+/// What was staged in the open transaction is done with.
+pub(super) async fn remove(sql: &Prepared<'_>) -> Result<()> {
+    sql.run("remove the tables of a large transaction", REMOVE).await
 }
 
 /// Reads a query's rows in parts, within memory's bounds. What the transaction does after the beginning is not seen.

@@ -99,7 +99,10 @@ impl Copier<'_> {
                 continue;
             }
             match self.take(&session, &requests).await {
-                Ok(()) => tidy(&mut session).await?,
+                Ok(()) => {
+                    forget_kept(&session).await?;
+                    tidy(&mut session).await?;
+                }
                 Err(error) if session.is_closed() => return Err(error),
                 Err(error) => {
                     self.put_off(&session, &requests, &error, *pause).await?;
@@ -352,6 +355,15 @@ async fn settle(session: &Session) -> Result<()> {
     Ok(())
 }
 
+/// After a switch: what was kept for the copy may be much. Where somebody reads it (a backup), the next copy removes it.
+async fn forget_kept(session: &Session) -> Result<()> {
+    let sql = "SET LOCAL lock_timeout = '2s'; DROP TABLE IF EXISTS portalhook_mirror.recorded";
+    match session.batch_execute(sql).await {
+        Err(error) if session.is_closed() => Err(error).context("remove what was kept for a copy"),
+        _ => Ok(()),
+    }
+}
+
 /// Removes what no plan names any more, and shows the plan in force in the operator's views.
 async fn tidy(session: &mut Session) -> Result<()> {
     const TABLES: &str = "SELECT relname::text FROM pg_class WHERE relnamespace = 'portalhook_mirror'::regnamespace
@@ -361,8 +373,9 @@ async fn tidy(session: &mut Session) -> Result<()> {
         AND proname LIKE 'id\\_of\\_%' AND proname <> ALL ($1)";
     let (plan, ..) = load_plan(session).await?;
     if let Err(error) = Show::renew(session, &plan).await {
-        // Where the mapping cannot be run, the pause says so.
-        if session.is_closed() || !pause::is_paused(session).await? {
+        // Where the mapping cannot be run, the pause says so: that one may be there, or come with the next event.
+        let is_of_the_mapping = pause::is_of_the_mapping(&error);
+        if session.is_closed() || !is_of_the_mapping && !pause::is_paused(session).await? {
             return Err(error);
         }
         tracing::debug!("{error:?}");

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::snapshot::Snapshot;
+use crate::advance::Advance;
 use crate::advance::cut::Cuts;
-use crate::change::{NotHeld, Row, Transaction, TupleData};
+use crate::change::{self, NotHeld, Row, Transaction, TupleData};
 use crate::error::{Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
@@ -114,13 +115,14 @@ impl Recording {
         Self { netting: Netting::of(&job.plan, &job.copied), job, useless: None }
     }
 
-    /// What has to be kept of a transaction, if anything.
-    pub(crate) fn keep(&mut self, transaction: &Transaction) -> Result<Option<Kept>> {
-        let xid = transaction.xid;
-        if self.sees(xid) || !self.netting.touches(&transaction.changes) {
+    /// What has to be kept of a transaction, or of a part of one, if anything.
+    fn keep(&mut self, xid: u64, changes: &[change::Change]) -> Result<Option<Kept>> {
+        if self.sees(xid) || !self.netting.touches(changes) {
             return Ok(None);
         }
-        let change = match self.netting.net(transaction.clone()) {
+        let (commit_lsn, end_lsn) = (Lsn::ZERO, Lsn::ZERO);
+        let transaction = Transaction { xid, commit_lsn, end_lsn, commit_micros: 0, changes: changes.to_vec() };
+        let change = match self.netting.net(transaction) {
             Ok(net) if net.writes.is_empty() && net.truncated.is_empty() => return Ok(None),
             Ok(net) => Change::Writes {
                 truncated: net.truncated.iter().map(|(table, _)| *table).collect(),
@@ -131,10 +133,6 @@ impl Recording {
         let change = serde_json::to_string(&change)
             .map_err(|error| Error::because(Kind::Failed, "keep a change for the copy", error))?;
         Ok(Some(Kept { xid, change }))
-    }
-
-    pub(super) fn touches(&self, changes: &[crate::change::Change]) -> bool {
-        self.netting.touches(changes)
     }
 
     /// The copy is of no use: the copier makes another.
@@ -182,6 +180,13 @@ impl Recording {
                 }
             }
         }
+    }
+}
+
+impl Advance {
+    /// What of these changes a copy that is under way does not see.
+    pub(super) fn keep(&mut self, xid: u64, changes: &[change::Change]) -> Result<Option<Kept>> {
+        self.recording.as_mut().map_or(Ok(None), |recording| recording.keep(xid, changes))
     }
 }
 

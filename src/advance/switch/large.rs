@@ -1,5 +1,6 @@
 //! Large transactions, which come in parts, against the plan: what they need has to be in force before the first part is staged.
 
+use super::job::Kept;
 use super::pause::Meanwhile;
 use super::place::Piece;
 use super::relation::Fit;
@@ -34,16 +35,13 @@ impl Advance {
     }
 
     /// A part, inside the transaction that stages it: a table that is described anew in the middle has to be settled before
-    /// the whole, which then begins again.
+    /// the whole, which then begins again. Gives what a copy that is under way does not see.
     pub(in crate::advance) async fn check_part(
         &mut self,
         session: &Session,
         changes: &mut Vec<Change>,
         xid: u64,
-    ) -> Result<()> {
-        if let Some(recording) = self.recording.take_if(|recording| recording.touches(changes)) {
-            recording.give_up("a large transaction wrote a table that was being copied");
-        }
+    ) -> Result<Option<Kept>> {
         while let Some(relation) = self.stranger(changes, xid) {
             match self.fits_as_it_is(session, &relation).await? {
                 Some(Fit::Earlier) => self.accept(relation, false),
@@ -60,8 +58,9 @@ impl Advance {
         if self.has_earlier(changes, xid) {
             self.read_earlier(session, changes, xid).await?;
         }
+        let kept = self.keep(xid, changes)?;
         self.leave_out(changes, xid);
-        Ok(())
+        Ok(kept)
     }
 
     /// After a large transaction failed: carries out what has to come before it, for which the stream may have to wait.

@@ -277,7 +277,7 @@ impl Advance {
 }
 
 /// Whether no other session and no other row would help: SQLSTATE class 42.
-fn is_of_the_mapping(error: &Error) -> bool {
+pub(super) fn is_of_the_mapping(error: &Error) -> bool {
     error.sqlstate().is_some_and(|state| state.code().starts_with("42"))
 }
 

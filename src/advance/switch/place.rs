@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::job::Kept;
+use super::job::{Kept, Recording};
 use super::relation::Fit;
 use super::snapshot::Snapshot;
 use super::turn::{InPlace, Turn};
@@ -25,6 +25,40 @@ pub(in crate::advance) struct Piece {
     pub(in crate::advance) turn: Option<Turn>,
     /// Why nothing can be taken until the mapping is changed, and what to type.
     pub(in crate::advance) pause: Option<String>,
+}
+
+/// What a transaction's operations announce for the plan.
+#[derive(Default)]
+pub(in crate::advance) struct Announced {
+    /// Copies that are complete.
+    attempts: Vec<String>,
+    /// SELECTs of the mapping, each as the transaction leaves it.
+    mapping: Vec<Remapped>,
+}
+
+struct Remapped {
+    entity: String,
+    /// `None`: it was removed.
+    query: Option<String>,
+    search_path: Option<String>,
+}
+
+impl Announced {
+    /// Takes the transaction's next operation.
+    pub(in crate::advance) fn note(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Switch { attempt } => self.attempts.push(attempt.clone()),
+            Operation::Mapping { entity, query, search_path } => {
+                self.mapping.retain(|one| one.entity != *entity);
+                self.mapping.push(Remapped {
+                    entity: entity.clone(),
+                    query: query.clone(),
+                    search_path: search_path.clone(),
+                });
+            }
+            _ => {}
+        }
+    }
 }
 
 const ARE_OPEN: &str = "SELECT EXISTS (SELECT FROM portalhook.switches WHERE state <> 'done' AND kind <> 'pause')";
@@ -63,10 +97,16 @@ impl Advance {
             if self.has_earlier(&transaction.changes, transaction.xid) {
                 self.read_earlier(session, &mut transaction.changes, transaction.xid).await?;
             }
-            if let Some(recording) = &mut self.recording {
-                piece.kept.extend(recording.keep(&transaction)?);
+            piece.kept.extend(self.keep(transaction.xid, &transaction.changes)?);
+            let mut announced = Announced::default();
+            for change in &transaction.changes {
+                if let Change::Operation { number } = change
+                    && let Some(operation) = operations.get(number)
+                {
+                    announced.note(operation);
+                }
             }
-            piece.turn = self.turn_after(session, &transaction, operations).await?;
+            piece.turn = self.turn_after(session, transaction.xid, announced, false).await?;
             self.leave_out(&mut transaction.changes, transaction.xid);
             piece.nets.push(self.netting.net(transaction)?);
             if piece.turn.is_some() {
@@ -76,34 +116,22 @@ impl Advance {
         Ok(piece)
     }
 
-    async fn turn_after(
+    /// What comes after a transaction that announced this. `is_open`: the session is in that transaction's group.
+    pub(in crate::advance) async fn turn_after(
         &mut self,
         session: &Session,
-        transaction: &Transaction,
-        operations: &HashMap<i64, Operation>,
+        xid: u64,
+        announced: Announced,
+        is_open: bool,
     ) -> Result<Option<Turn>> {
-        let numbers = transaction.changes.iter().filter_map(|change| match change {
-            Change::Operation { number } => operations.get(number),
-            _ => None,
-        });
-        let mut changed = Vec::new();
-        for operation in numbers {
-            match operation {
-                Operation::Switch { attempt }
-                    if self.recording.as_ref().is_some_and(|recording| recording.job.attempt == *attempt) =>
-                {
-                    return Ok(self.recording.take().map(|recording| Turn::Copied(Box::new(recording))));
-                }
-                Operation::Mapping { entity, query, search_path } => {
-                    changed.push((entity.as_str(), query.as_deref(), search_path.as_deref()));
-                }
-                _ => {}
-            }
+        let is_it = |recording: &mut Recording| announced.attempts.contains(&recording.job.attempt);
+        if let Some(recording) = self.recording.take_if(is_it) {
+            return Ok(Some(Turn::Copied(Box::new(recording))));
         }
-        if changed.is_empty() || self.knows(transaction.xid)? {
+        if announced.mapping.is_empty() || self.knows(xid)? {
             return Ok(None);
         }
-        self.mapping_turn(session, &changed).await.map(Some)
+        self.mapping_turn(session, &announced.mapping, is_open).await.map(Some)
     }
 
     /// Whether the mapping was read so late that it has this transaction's change already, for this plan or the coming one.
@@ -118,15 +146,19 @@ impl Advance {
     }
 
     /// What a change of the mapping comes to, where it stands: another plan at once if it names nothing new.
-    async fn mapping_turn(&self, session: &Session, changed: &[(&str, Option<&str>, Option<&str>)]) -> Result<Turn> {
-        let names: Vec<&str> = changed.iter().map(|(entity, ..)| *entity).collect();
+    async fn mapping_turn(&self, session: &Session, changed: &[Remapped], is_open: bool) -> Result<Turn> {
+        let names: Vec<&str> = changed.iter().map(|one| one.entity.as_str()).collect();
         let why = format!("the mapping of {} was changed", names.join(", "));
-        let open: bool = session.query_one(ARE_OPEN, &[]).await.context("look for open switches")?.get(0);
-        let Some(sources) = sources(&self.plan, changed)?.filter(|_| !open && self.recording.is_none()) else {
+        let are_open: bool = session.query_one(ARE_OPEN, &[]).await.context("look for open switches")?.get(0);
+        let Some(sources) = sources(&self.plan, changed)?.filter(|_| !are_open && self.recording.is_none()) else {
             return Ok(Turn::Request { why });
         };
         let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };
-        match read::read_over(session, &sources, &mirrors).await {
+        let read = match is_open {
+            true => read::read_within(session, &sources, &mirrors).await,
+            false => read::read_over(session, &sources, &mirrors).await,
+        };
+        match read {
             Ok(plan) if needs_copies(&self.plan, &plan).is_empty() => Ok(Turn::InPlace(Box::new(InPlace {
                 plan,
                 seen: None,
@@ -148,17 +180,16 @@ impl Advance {
 }
 
 /// The mapping in force with these changes; none where an operation does not tell its text.
-fn sources(plan: &Plan, changed: &[(&str, Option<&str>, Option<&str>)]) -> Result<Option<Vec<Source>>> {
+fn sources(plan: &Plan, changed: &[Remapped]) -> Result<Option<Vec<Source>>> {
     let mut sources = Source::all_settled(plan);
-    for (name, query, search_path) in changed {
+    for Remapped { entity: name, query, search_path } in changed {
         let entity = crate::mapping::stored::entity(name)
             .ok_or_else(|| Error::failed(format!("an operation changes the mapping of {name}, which is no entity")))?;
         sources.retain(|source| source.entity != entity);
         match query {
-            Some(query) => sources.push(Source {
-                search_path: search_path.map(str::to_owned),
-                ..Source::new(entity, (*query).to_owned())
-            }),
+            Some(query) => {
+                sources.push(Source { search_path: search_path.clone(), ..Source::new(entity, query.clone()) });
+            }
             None if entity == Entity::CommentVotes => {}
             None => return Ok(None),
         }

@@ -152,7 +152,7 @@ fn a_table_without_a_key_may_have_large_values() {
 fn a_table_without_a_key_and_with_large_values_may_be_emptied() {
     let portal = portal(true, &user(50, "a"));
     let receiver = Receiver::start();
-    let endpoint = portal.endpoint_with(&receiver, "events", "'{vote.*}'");
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
     for sql in [
         format!("BEGIN; {} TRUNCATE users; {} COMMIT", user(51, "b"), user(52, "c")),
         format!("BEGIN;\n{VOTES}TRUNCATE users; COMMIT"),

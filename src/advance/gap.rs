@@ -4,7 +4,7 @@
 //! stands for all that was missed. Until that is committed, `checkpoint.gap` says that the slot does not count; so a crash
 //! in between begins anew, and nothing was told before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::group::Group;
 use super::operations::{self, Operation};
@@ -67,7 +67,11 @@ impl Advance {
                 "the mapping newly names {title}, which is not mirrored: until the gap is closed it can name only what was \
                  mirrored before it"
             )),
-            Some(Unfit::Keyless(_, why)) => Some(why),
+            // What its copy is compared with is the mirror as it is.
+            Some(Unfit::Apart(table, why)) => {
+                self.resync(session, table, &why).await?;
+                self.follow_tables(&sql, session).await?
+            }
             None => self.follow_tables(&sql, session).await?,
         };
         let Some(why) = why else { return Ok(true) };
@@ -180,7 +184,7 @@ impl Advance {
             truncated: Vec::new(),
         };
         let plan = self.plan.clone();
-        let comparisons = comparisons(&plan, session).await?;
+        let comparisons = comparisons(&plan, session, &self.skipped).await?;
         let started_at = self.checkpoint.position;
         let mut group = Group::of_gap(target);
         let missed = operations::read_missed(&sql).await?;
@@ -268,7 +272,8 @@ impl Advance {
 }
 
 /// What shows what the mirrors lack: posts before votes before comments, then the rest.
-async fn comparisons<'p>(plan: &'p Plan, session: &Session) -> Result<Vec<Comparison<'p>>> {
+/// Tables that are left out are compared with their copies, later.
+async fn comparisons<'p>(plan: &'p Plan, session: &Session, skipped: &HashSet<u32>) -> Result<Vec<Comparison<'p>>> {
     let rank = |table: usize| {
         let of = plan.entities.iter().filter(|entity| entity.base == Some(table));
         of.map(|entity| entity.entity).min().unwrap_or(Entity::Portals)
@@ -276,7 +281,7 @@ async fn comparisons<'p>(plan: &'p Plan, session: &Session) -> Result<Vec<Compar
     let mut order: Vec<usize> = (0..plan.tables.len()).collect();
     order.sort_by_key(|&table| rank(table));
     let mut comparisons = Vec::new();
-    for index in order {
+    for index in order.into_iter().filter(|&index| !skipped.contains(&plan.tables[index].oid)) {
         let table = &plan.tables[index];
         comparisons.push(Comparison { index, table, source: compare::source(session, table).await? });
     }

@@ -12,6 +12,7 @@ mod earlier;
 pub(crate) mod job;
 mod large;
 mod missed;
+mod pairs;
 pub(super) mod pause;
 pub(super) mod place;
 pub(super) mod rebuild;

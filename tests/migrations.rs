@@ -210,3 +210,33 @@ fn many_tables_and_columns_beside_ours_slow_nothing_down() {
     );
     assert_eq!(slow, "", "milliseconds of a look");
 }
+
+/// What the mapping names is looked up while a migration holds the table: before it has another name, and after it has.
+#[test]
+fn a_table_that_is_swapped_just_when_the_mapping_is_read_is_not_forgotten() {
+    let portal = Portal::sample();
+    let role = portal.database.role();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            portal.sql(
+                "BEGIN; CREATE TABLE votes_new (LIKE votes INCLUDING ALL); ALTER TABLE votes RENAME TO votes_old; ALTER TABLE votes_new RENAME TO votes;
+                 DO $$ BEGIN
+                     WHILE NOT EXISTS (SELECT FROM pg_locks AS w WHERE w.relation = 'votes_old'::regclass AND NOT w.granted) LOOP
+                         PERFORM pg_sleep(0.01);
+                     END LOOP;
+                 END $$;
+                 COMMIT;",
+            )
+        });
+        portal.sql(&format!(
+            "DO $$ BEGIN
+                 WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'votes'::regclass AND mode = 'AccessExclusiveLock' AND granted) LOOP
+                     PERFORM pg_sleep(0.01);
+                 END LOOP;
+             END $$;
+             SET ROLE {role}; SELECT portalhook.forget_tables() \\g /dev/null"
+        ));
+    });
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.mapped_tables WHERE table_name = 'votes'"), "1");
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.mapped_tables"), "5");
+}

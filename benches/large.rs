@@ -1,5 +1,6 @@
 //! `cargo bench --bench portalhook-bench -- large`: transactions that are larger than memory may be. How long each takes
-//! from its commit to the commit of its events, and the daemon's peak memory, while it delivers what came before.
+//! from its commit to the commit of its events, what its events take in the ledger, and the daemon's peak memory, while it
+//! delivers what came before. Exits with 1 where an event of a vote takes more than 1 KB, or the daemon more than 96 MiB.
 //!
 //! `-- large 100000` takes a tenth of each.
 
@@ -15,6 +16,9 @@ pub(crate) const COMMAND: &str = "large";
 
 /// Votes of the largest transaction.
 const VOTES: usize = 1_000_000;
+
+/// Bytes of ledger, with its indexes, that an event of a small row may take.
+const LEDGER: f64 = 1000.0;
 
 /// What hangs is given up.
 const LIMIT: Duration = Duration::from_secs(1200);
@@ -34,6 +38,8 @@ struct Step {
     what: &'static str,
     sql: String,
     events: usize,
+    /// Its rows are small, so its events have to be, whatever is around them.
+    is_small: bool,
 }
 
 /// Measures each; false where a limit is missed.
@@ -57,7 +63,10 @@ pub(crate) async fn run(arguments: &[String]) -> Result<bool> {
     say(&format!("the daemon is past them, {passed:.1?} later"));
     let idle = process.peak_memory()?;
     println!("\nafter {votes} users and {posts} posts of 2 KB in one transaction: peak {:.1} MiB", mebibytes(idle));
-    println!("\n{:<48}{:>10}{:>9}{:>9}{:>9}{:>10}{:>10}", "", "events", "s", "µs each", "daemon", "server", "peak MiB");
+    println!(
+        "\n{:<48}{:>10}{:>9}{:>9}{:>9}{:>10}{:>10}{:>10}",
+        "", "events", "s", "µs each", "daemon", "server", "ledger B", "peak MiB"
+    );
     let steps = [
         Step {
             what: "INSERT … SELECT of votes, half for one post",
@@ -67,30 +76,35 @@ pub(crate) async fn run(arguments: &[String]) -> Result<bool> {
                  FROM generate_series(1, {votes}) AS n"
             ),
             events: votes,
+            is_small: true,
         },
         Step {
             what: "DELETE of that post, its votes by cascade",
             sql: "DELETE FROM posts WHERE id = 1000001".to_owned(),
             events: half + 1,
+            is_small: true,
         },
         Step {
             what: "UPDATE of posts with 2 KB of text",
             sql: "UPDATE posts SET description = description || '!' WHERE id > 2000000".to_owned(),
             events: posts,
+            is_small: false,
         },
     ];
     let mut met = true;
+    let mut largest = 0.0_f64;
     for step in steps {
-        let (first, before) = (portal.position()?, server.usage()?);
+        let (first, before, ledger) = (portal.position()?, server.usage()?, portal.ledger()?);
         let cpu = process.usage()?;
         portal.sql(&step.sql)?;
         let began = Instant::now();
         portal.passed(LIMIT)?;
         let took = began.elapsed();
         let counted = portal.count_since(first)?;
+        let ledger = (portal.ledger()? - ledger) as f64 / step.events as f64;
         let each = |time: Duration| time.as_secs_f64() * 1e6 / step.events as f64;
         println!(
-            "{:<48}{counted:>10}{:>9.1}{:>9.1}{:>9.1}{:>10.1}{:>10.1}",
+            "{:<48}{counted:>10}{:>9.1}{:>9.1}{:>9.1}{:>10.1}{ledger:>10.0}{:>10.1}",
             step.what,
             took.as_secs_f64(),
             each(took),
@@ -99,11 +113,16 @@ pub(crate) async fn run(arguments: &[String]) -> Result<bool> {
             mebibytes(process.peak_memory()?)
         );
         met &= counted == step.events;
+        if step.is_small {
+            largest = largest.max(ledger);
+        }
     }
     let memory = process.peak_memory()?;
     let held = verdict(memory <= MEMORY);
     println!("\n  peak resident memory {:.1} MiB, at most {:.0} MiB: {held}", mebibytes(memory), mebibytes(MEMORY));
+    let short = verdict(largest <= LEDGER);
+    println!("  ledger of an event of votes {largest:.0} bytes, at most {LEDGER:.0}: {short}");
     drop(daemon);
     drop(portal);
-    Ok(met && memory <= MEMORY)
+    Ok(met && memory <= MEMORY && largest <= LEDGER)
 }

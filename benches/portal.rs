@@ -222,6 +222,13 @@ impl Portal {
         Ok(self.sql("SELECT position FROM portalhook.checkpoint")?.parse()?)
     }
 
+    /// Bytes of events and what goes with them, indexes and all.
+    pub(crate) fn ledger(&self) -> Result<i64> {
+        let query = "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class
+                     WHERE relnamespace = 'portalhook_ledger'::regnamespace AND relkind = 'r'";
+        Ok(self.sql(query)?.parse()?)
+    }
+
     /// How many events there are after a position, if each has its own sequence number and a body where somebody wants it.
     pub(crate) fn count_since(&self, position: i64) -> Result<usize> {
         let query = format!(

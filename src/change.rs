@@ -1,5 +1,7 @@
 //! What capture yields: committed transactions, in commit order. Pure words, shared by both capture modes.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,10 +16,54 @@ pub(crate) enum TupleData {
     UnchangedToast,
     /// Output text in the database's client encoding (UTF-8, pinned).
     Text(Bytes),
+    /// Such a text that is not in memory: the write session holds it (`mirror::held`).
+    Held(Box<Held>),
 }
 
-/// Bytes from which on a value is large: it passes through on its own, and is not in memory twice.
+/// Bytes above which a value of the stream is not kept in memory.
 pub(crate) const LARGE: usize = 1 << 20;
+
+/// What is known of a value that the write session holds. Equal values are one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Held {
+    /// SHA-256.
+    pub(crate) digest: [u8; 32],
+    /// In bytes.
+    pub(crate) length: u64,
+}
+
+/// `<digest in hex><length>`
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.digest.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        write!(f, "{}", self.length)
+    }
+}
+
+/// A text that names no held value.
+#[derive(Debug)]
+pub(crate) struct NotHeld;
+
+impl FromStr for Held {
+    type Err = NotHeld;
+
+    fn from_str(text: &str) -> Result<Self, NotHeld> {
+        let (hex, length) = text.split_at_checked(64).ok_or(NotHeld)?;
+        let mut digest = [0; 32];
+        for (place, byte) in digest.iter_mut().enumerate() {
+            let pair = hex.get(2 * place..2 * place + 2).ok_or(NotHeld)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotHeld)?;
+        }
+        Ok(Self { digest, length: length.parse().map_err(|_| NotHeld)? })
+    }
+}
+
+/// A large value on its way to where it is held: its bytes in order, then what it is called. The change that has it comes later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Bytes(Bytes),
+    End(Held),
+}
 
 /// The columns of one row, in the order of its `Relation`.
 pub(crate) type Row = Vec<TupleData>;
@@ -102,6 +148,8 @@ pub(crate) enum Arrival {
     Part(u64, Vec<Change>),
     /// The last changes of a large transaction, maybe none.
     Last(Transaction),
+    /// Of a large value in what comes next.
+    Value(Piece),
 }
 
 /// A committed transaction.

@@ -141,7 +141,7 @@ fn a_slot_that_was_dropped_is_made_anew_and_what_was_missed_arrives() {
 }
 
 /// The 53 bits of hash in an id.
-fn hash(id: &str) -> u64 {
+pub(crate) fn hash(id: &str) -> u64 {
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => byte - b'0',
         b'A'..=b'Z' => byte - b'A' + 10,
@@ -152,7 +152,7 @@ fn hash(id: &str) -> u64 {
 }
 
 /// What they are of: source, transaction, event and mapped id. The next transaction has the number of the snapshot's end, too.
-fn hash_of(parts: [&str; 4]) -> u64 {
+pub(crate) fn hash_of(parts: [&str; 4]) -> u64 {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(parts.iter().flat_map(|part| [part, "\0"]).collect::<String>());
     u64::from_be_bytes(digest[..8].try_into().expect("eight bytes")) >> 11

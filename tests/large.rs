@@ -1,10 +1,21 @@
 //! Transactions that are larger than memory may be.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::gaps::{hash, hash_of};
+use crate::support::cluster::Database;
+use crate::support::mirror;
 use crate::support::portal::{Portal, name_and_id};
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Answer, Receiver};
+use crate::support::session::Holder;
 
 /// Some 4 MiB of changes; see `GROWTH` for what they would be in memory all at once.
 const VOTES: usize = 15_000;
+
+/// How long a daemon that is asked to end may take, whatever it is doing.
+const STOP: Duration = Duration::from_secs(5);
 
 /// Bytes of memory that such a transaction may take.
 const GROWTH: u64 = 24 << 20;
@@ -81,6 +92,106 @@ fn a_large_transaction_that_is_broken_off_comes_again_as_if_nothing_had_been() {
     expected.extend((1..=50).map(|id| format!("vote.created {id}")));
     expected.extend(["post.status_changed 99", "post.created 1001", "vote.deleted 1"].map(str::to_owned));
     assert_eq!(told, expected);
+}
+
+/// Every transaction is a large one, in pages of seven rows.
+const LIMITS: (&str, &str) = ("PORTALHOOK_LIMITS", "part:2000,page:7");
+
+/// Waits in the server until the heart is in the middle of the large transaction that `held` does not let pass.
+fn wait_for_the_middle(portal: &Portal) {
+    let waits = "SELECT FROM pg_stat_get_activity(NULL) WHERE application_name = 'portalhook advance' AND wait_event_type = 'Lock'
+                   AND datid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    wait_in_the_server(portal, waits);
+}
+
+fn wait_in_the_server(portal: &Portal, query: &str) {
+    portal.sql(&format!(
+        "SET statement_timeout = '60s';
+         DO $$ BEGIN WHILE NOT EXISTS ({query}) LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
+    ));
+}
+
+const MIRRORED_VOTES: &str = "LOCK portalhook_mirror.\"public.votes\" IN SHARE MODE";
+
+const VOTES_OF_ONE: &str = "
+    BEGIN;
+    INSERT INTO votes (id, post_id, user_id) SELECT n, 99, 49 FROM generate_series(2, 201) AS n;
+    UPDATE posts SET status = 'planned' WHERE id = 99;
+    COMMIT;
+    DELETE FROM votes WHERE id = 1;";
+
+#[test]
+fn a_daemon_that_ends_in_the_middle_of_a_large_transaction_does_it_again_as_it_was() {
+    for signal in ["TERM", "KILL"] {
+        let portal = Portal::sample();
+        let receiver = Receiver::start();
+        let endpoint = portal.endpoint(&receiver);
+        let daemon = portal.spawn(&[LIMITS]);
+        daemon.wait_for_line("streaming");
+        portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
+        receiver.wait_for_distinct(1);
+        let held = Holder::of(&portal, MIRRORED_VOTES);
+        portal.sql(VOTES_OF_ONE);
+        wait_for_the_middle(&portal);
+        if signal == "TERM" {
+            let asked = Instant::now();
+            daemon.terminate();
+            assert!(asked.elapsed() < STOP, "it ended {:?} later", asked.elapsed());
+        } else {
+            portal.kill(daemon);
+        }
+        assert_eq!(receiver.distinct(), 1, "nothing of the transaction was told");
+        drop(held);
+        let _daemon = portal.spawn(&[LIMITS]);
+        let events = portal.events(&receiver, endpoint);
+        let mut expected = vec!["vote.created 1".to_owned()];
+        expected.extend((2..=201).map(|id| format!("vote.created {id}")));
+        expected.extend(["post.status_changed 99", "vote.deleted 1"].map(str::to_owned));
+        assert_eq!(events.iter().map(name_and_id).collect::<Vec<_>>(), expected, "after SIG{signal}");
+        let source = portal.sql("SELECT source FROM portalhook.checkpoint");
+        let told = portal.sql(
+            "SELECT id, xid, event, split_part(entity, ':', 2) FROM portalhook.events WHERE event <> 'webhook.test' ORDER BY position",
+        );
+        for (event, told) in events.iter().zip(told.lines()) {
+            let [id, xid, name, entity] = told.split('|').collect::<Vec<_>>()[..] else { panic!("{told}") };
+            assert_eq!((event.id(), hash(id)), (id, hash_of([&source, xid, name, entity])), "{told}");
+        }
+        assert_eq!(events[1].data("/vote/voter/counter_votes"), 201, "those after the transaction");
+        assert_eq!(mirror::differences(&portal), "");
+    }
+}
+
+#[test]
+fn deliveries_and_feedback_go_on_while_a_large_transaction_is_worked_on() {
+    let database = Database::on_its_own_server(&["wal_sender_timeout = '4s'"]);
+    let portal = Portal::without_setup(database, include_str!("../sql/demo/portal.sql"));
+    portal.setup(include_str!("../sql/demo/views.sql"));
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = Arc::clone(&is_well);
+    let receiver = Receiver::scripted(move |_| Answer::Status(if well.load(Ordering::SeqCst) { 200 } else { 503 }));
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.spawn(&[LIMITS]);
+    daemon.wait_for_line("streaming");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
+    receiver.wait_for_distinct(1);
+    let held = Holder::of(&portal, MIRRORED_VOTES);
+    portal.sql(VOTES_OF_ONE);
+    wait_for_the_middle(&portal);
+
+    is_well.store(true, Ordering::SeqCst);
+    portal.wait_for_outcome("SELECT count(*) = 1 FROM portalhook.deliveries WHERE status = 'delivered'");
+    // Longer than the server waits for a word, on the same connection.
+    let sender = "SELECT pid FROM pg_stat_replication";
+    let (process, now) = (portal.sql(sender), portal.sql("SELECT clock_timestamp()"));
+    let later = format!("SELECT FROM pg_stat_get_wal_senders() WHERE reply_time > timestamptz '{now}' + interval '6s'");
+    wait_in_the_server(&portal, &later);
+    assert_eq!(portal.sql(sender), process, "the server has not hung up");
+    assert_eq!(receiver.distinct(), 1);
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.events"), "1", "the transaction was worked on meanwhile");
+
+    drop(held);
+    assert_eq!(portal.events(&receiver, endpoint).len(), 203);
+    daemon.terminate();
 }
 
 /// Votes' events that fulfil a condition on their position among them, in their order.

@@ -4,15 +4,15 @@ use crate::support::portal::{Portal, name_and_id};
 use crate::support::receiver::{Received, Receiver};
 
 /// The budget that the daemon keeps, in KiB.
-const BUDGET: usize = 96 << 10;
+pub(crate) const BUDGET: usize = 96 << 10;
 
 /// Text of so many MiB that hardly compresses, as an expression.
-fn text(mebibytes: usize, seed: &str) -> String {
+pub(crate) fn text(mebibytes: usize, seed: &str) -> String {
     format!("(SELECT repeat(string_agg(md5('{seed}' || n), 'é'), {mebibytes}) FROM generate_series(1, 30840) AS n)")
 }
 
 /// Runs a statement and waits until the daemon is through with it.
-fn play(portal: &Portal, receiver: &Receiver, endpoint: i64, sql: &str) {
+pub(crate) fn play(portal: &Portal, receiver: &Receiver, endpoint: i64, sql: &str) {
     let tests = |received: &[Received]| received.iter().filter(|request| request.event() == "webhook.test").count();
     let before = tests(&receiver.received());
     portal.sql(sql);

@@ -17,6 +17,7 @@ mod gaps;
 mod keys;
 #[cfg(feature = "failpoints")]
 mod large;
+mod large_rows;
 mod large_values;
 mod long_way;
 mod migrations;

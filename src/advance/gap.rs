@@ -27,6 +27,7 @@ use crate::mirror::compare::{self, Comparison};
 use crate::mirror::copy::{self, patiently};
 use crate::mirror::counters::CounterRows;
 use crate::mirror::courtesy::giving_way;
+use crate::mirror::held;
 use crate::mirror::net::{Net, OperationAt};
 use crate::mirror::prepared::Prepared;
 use crate::session::{Database, ExportedSlot, Session};
@@ -220,6 +221,7 @@ impl Advance {
         sql.post_plain("commit what the gap held", "COMMIT").await?;
         durable::written(&sql).await.map_err(checkpoint::fenced)?;
         sql.settle().await.map_err(checkpoint::fenced)?;
+        held::forget(&sql).await?;
         failpoint::hit("closed");
         self.checkpoint = group.checkpoint;
         self.counters = CounterRows::default();

@@ -54,6 +54,7 @@ use crate::mirror::apply::MirrorSql;
 use crate::mirror::cache::Cache;
 use crate::mirror::counters::CounterRows;
 use crate::mirror::filter::filter;
+use crate::mirror::held;
 use crate::mirror::net::{Net, Netting};
 use crate::mirror::prepared::Prepared;
 use crate::mirror::select::Select;
@@ -245,6 +246,7 @@ impl Advance {
                         self.goes_on(session).await?;
                         self.pass_on(advanced, &mut durable, feed);
                     }
+                    self.forget_held(&sql).await?;
                 }
                 Some((Arrival::Part(xid, first), _)) => {
                     failpoint::hit("received");
@@ -272,7 +274,9 @@ impl Advance {
                     let Some(advanced) = advanced else { return Ok(()) };
                     self.goes_on(session).await?;
                     self.pass_on(advanced, &mut durable, feed);
+                    self.forget_held(&sql).await?;
                 }
+                Some((Arrival::Value(piece), _)) => held::take(&sql, piece).await?,
                 Some((Arrival::Last(_), _)) => return Err(Error::failed("a transaction ended that had not begun")),
             }
             // Also while behind: what is done must not hold the write-ahead log until all is.
@@ -281,6 +285,14 @@ impl Advance {
                 durable.look(&sql, confirmed).await?;
             }
         }
+    }
+
+    /// What was taken from the stream is done: only a copy may still need values of it.
+    async fn forget_held(&self, sql: &Prepared<'_>) -> Result<()> {
+        if self.recording.is_some() {
+            return Ok(());
+        }
+        held::forget(sql).await
     }
 
     /// Has a group's commit confirmed once it is flushed, and delivery hear of its events.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::change::{Arrival, Change, LARGE, Relation, Row, Transaction, TupleData};
+use crate::change::{Arrival, Change, Held, Relation, Row, Transaction, TupleData};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
@@ -43,10 +43,7 @@ struct Open {
     final_lsn: Lsn,
     xid: u64,
     changes: Vec<Change>,
-    /// Of values up to `LARGE`.
     bytes: usize,
-    /// Of larger ones: they go to the mirror apart from their rows, and make no transaction one of many rows.
-    apart: usize,
     /// Known already: what it holds is left out.
     known: bool,
     /// Parts of it were handed on.
@@ -63,6 +60,11 @@ impl Assembler {
     /// Between Begin and Commit?
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
+    }
+
+    /// What comes is part of a transaction that is known already.
+    pub(super) fn is_known(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.known)
     }
 
     /// Takes the stream's next message; a Commit gives the transaction, which may be without changes (PostgreSQL 14
@@ -82,7 +84,7 @@ impl Assembler {
                 // begin earlier.
                 let known = final_lsn < self.start;
                 let xid = self.xid;
-                self.open = Some(Open { final_lsn, xid, changes: Vec::new(), bytes: 0, apart: 0, known, large: false });
+                self.open = Some(Open { final_lsn, xid, changes: Vec::new(), bytes: 0, known, large: false });
             }
             Message::Commit { commit_lsn, end_lsn, commit_micros } => {
                 return self.commit(commit_lsn, end_lsn, commit_micros).map(Some);
@@ -125,7 +127,7 @@ impl Assembler {
     fn part(&mut self) -> Option<Assembled> {
         let open = self.open.as_mut().filter(|open| open.bytes > self.part)?;
         open.large = true;
-        let bytes = std::mem::take(&mut open.bytes) + std::mem::take(&mut open.apart);
+        let bytes = std::mem::take(&mut open.bytes);
         Some(Assembled { arrival: Arrival::Part(open.xid, std::mem::take(&mut open.changes)), bytes })
     }
 
@@ -140,7 +142,7 @@ impl Assembler {
         self.end = end_lsn;
         let transaction = Transaction { xid: open.xid, commit_lsn, end_lsn, commit_micros, changes: open.changes };
         let arrival = if open.large { Arrival::Last(transaction) } else { Arrival::Whole(transaction) };
-        Ok(Assembled { arrival, bytes: open.bytes + open.apart + size_of::<Transaction>() })
+        Ok(Assembled { arrival, bytes: open.bytes + size_of::<Transaction>() })
     }
 
     /// The server repeats a table's description; equal ones stay one, so that pointers tell tables apart.
@@ -168,16 +170,14 @@ impl Assembler {
         if open.known {
             return Ok(());
         }
-        let (small, large) = bytes(&change);
-        open.bytes += small;
-        open.apart += large;
+        open.bytes += bytes(&change);
         open.changes.push(change);
         Ok(())
     }
 }
 
-/// About how much memory a change holds: its values up to `LARGE` and all else, and its larger values.
-fn bytes(change: &Change) -> (usize, usize) {
+/// About how much memory a change holds.
+fn bytes(change: &Change) -> usize {
     let none = Row::new();
     let (rows, more) = match change {
         Change::Insert { new, .. } => ([new, &none], 0),
@@ -186,16 +186,13 @@ fn bytes(change: &Change) -> (usize, usize) {
         Change::Truncate { relations } => ([&none; 2], relations.len() * size_of::<Arc<Relation>>()),
         Change::Operation { .. } => ([&none; 2], 0),
     };
-    let mut sizes = (size_of::<Change>() + more, 0);
-    for value in rows.into_iter().flatten() {
-        sizes.0 += size_of::<TupleData>();
-        match value {
-            TupleData::Text(text) if text.len() > LARGE => sizes.1 += text.len(),
-            TupleData::Text(text) => sizes.0 += text.len(),
-            TupleData::Null | TupleData::UnchangedToast => {}
-        }
-    }
-    sizes
+    let value = |value: &TupleData| match value {
+        TupleData::Text(text) => text.len(),
+        TupleData::Held(_) => size_of::<Held>(),
+        TupleData::Null | TupleData::UnchangedToast => 0,
+    };
+    let values = rows.into_iter().flatten().map(|one| size_of::<TupleData>() + value(one));
+    size_of::<Change>() + more + values.sum::<usize>()
 }
 
 fn contradiction(what: &str) -> Error {
@@ -323,6 +320,7 @@ mod tests {
                     assert_eq!(transaction.xid, 8);
                     transaction.changes
                 }
+                Arrival::Value(_) => panic!("a value"),
             };
             parts.push(changes.len());
             seen.extend(changes);

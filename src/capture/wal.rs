@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep_until};
 use super::assemble::{Assembled, Assembler};
 use super::channel::{Closed, Sender};
 use super::progress::{Positions, Progress};
-use crate::change::Arrival;
+use crate::change::{Arrival, Piece};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
-use crate::pgoutput::{Frame, Message};
+use crate::pgoutput::{Frame, Malformed, Message};
 use crate::session::{Database, Replication, WalStream, literal};
 
 /// The name in `pg_stat_replication`.
@@ -146,8 +146,6 @@ impl<'a> Reader<'a> {
         loop {
             let due = self.due();
             let room = self.waiting.as_ref().map(|waiting| waiting.bytes);
-            // One large value at a time: what was handed on may hold one, too.
-            let held = self.stream.is_announced() && !self.progress.is_settled();
             tokio::select! {
                 biased;
                 // 1. Whoever wants us to end must not wait for a stream that never pauses.
@@ -166,9 +164,10 @@ impl<'a> Reader<'a> {
                 }
                 () = sleep_until(self.gathers.unwrap_or(due)), if self.gathers.is_some() => self.gathers = None,
                 // 5. The stream; with a transaction waiting this only sends.
-                frame = self.stream.next(room.is_none() && !held && self.gathers.is_none()) => if let Some(frame) = frame? {
-                    self.take_all(frame)?;
-                    self.gathers = self.transactions.is_behind().then(|| Instant::now() + GATHER);
+                frame = self.stream.next(room.is_none() && self.gathers.is_none()) => {
+                    self.take_all(frame?)?;
+                    let gathers = self.transactions.is_behind() && !self.stream.is_amid();
+                    self.gathers = gathers.then(|| Instant::now() + GATHER);
                 },
             }
         }
@@ -181,7 +180,7 @@ impl<'a> Reader<'a> {
     }
 
     fn feedback_due(&mut self) -> Result<()> {
-        if self.waiting.is_none() && !self.stream.is_announced() && self.heard.elapsed() > SILENCE {
+        if self.waiting.is_none() && self.heard.elapsed() > SILENCE {
             return Err(Error::new(
                 Kind::Unavailable,
                 format!("read the replication stream: the server has said nothing for {SILENCE:?}"),
@@ -215,16 +214,16 @@ impl<'a> Reader<'a> {
 
     fn take(&mut self, frame: Frame) -> Result<()> {
         match frame {
-            Frame::Data { body } => {
-                let message = Message::decode(body)
-                    .map_err(|error| Error::because(Kind::Failed, "read the replication stream", error))?;
-                if matches!(message, Message::Relation(_)) {
-                    self.positions.set_described();
-                }
-                match self.assembler.take(message)? {
-                    Some(assembled) => self.hand_on(assembled),
-                    None => Ok(()),
-                }
+            Frame::Data { body } => self.take_message(Message::decode(body)),
+            Frame::Rest { body } => self.take_message(Message::decode_rest(body)),
+            // Nobody needs it again.
+            Frame::Value(_) if self.assembler.is_known() => Ok(()),
+            Frame::Value(piece) => {
+                let bytes = match &piece {
+                    Piece::Bytes(bytes) => bytes.len(),
+                    Piece::End(_) => size_of::<Piece>(),
+                };
+                self.hand_on(Assembled { arrival: Arrival::Value(piece), bytes })
             }
             Frame::Keepalive { wal_end, reply_requested } => {
                 if !self.assembler.is_open() {
@@ -232,6 +231,17 @@ impl<'a> Reader<'a> {
                 }
                 if reply_requested { self.feedback(false) } else { Ok(()) }
             }
+        }
+    }
+
+    fn take_message(&mut self, decoded: Result<Message, Malformed>) -> Result<()> {
+        let message = decoded.map_err(|error| Error::because(Kind::Failed, "read the replication stream", error))?;
+        if matches!(message, Message::Relation(_)) {
+            self.positions.set_described();
+        }
+        match self.assembler.take(message)? {
+            Some(assembled) => self.hand_on(assembled),
+            None => Ok(()),
         }
     }
 
@@ -244,7 +254,7 @@ impl<'a> Reader<'a> {
             }
             Arrival::Whole(transaction) | Arrival::Last(transaction) => self.progress.hand(transaction.end_lsn),
             // Its end is not known yet; nothing passes before that.
-            Arrival::Part(..) => {}
+            Arrival::Part(..) | Arrival::Value(_) => {}
         }
         let refused = self.transactions.try_send(arrival, bytes).map_err(|Closed| nobody())?;
         self.waiting = refused.map(|arrival| Assembled { arrival, bytes });

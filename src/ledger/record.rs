@@ -136,22 +136,26 @@ pub(crate) async fn routes(sql: &Prepared<'_>, routes: &Routes, position: i64) -
 
 /// Rows that the mapping could not evaluate.
 pub(crate) async fn failures(sql: &Prepared<'_>, plan: &Plan, failures: &[(Lsn, RowFailure)]) -> Result<()> {
-    say(failures);
-    for (lsn, failure) in failures {
-        let table = plan
-            .entity(failure.entity)
-            .and_then(|entity| entity.base)
-            .and_then(|base| plan.tables.get(base))
-            .map(|table| format!("{}.{}", table.schema, table.name))
-            .unwrap_or_default();
-        sql.execute(
-            "record a row that cannot be evaluated",
-            FAILURES,
-            &[&lsn.to_string(), &failure.entity.name(), &table, &failure.key, &failure.sqlstate, &failure.message],
-        )
-        .await?;
+    if failures.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    say(failures);
+    let table = |failure: &RowFailure| {
+        let table = plan.entity(failure.entity).and_then(|entity| plan.tables.get(entity.base?));
+        table.map(|table| format!("{}.{}", table.schema, table.name)).unwrap_or_default()
+    };
+    let texts = |pick: &dyn Fn(&(Lsn, RowFailure)) -> String| -> Owned {
+        Box::new(failures.iter().map(|failure| Bytes::from(pick(failure))).collect::<TextArray>())
+    };
+    let parameters = vec![
+        texts(&|(lsn, _)| lsn.to_string()),
+        texts(&|(_, failure)| failure.entity.name().to_owned()),
+        texts(&|(_, failure)| table(failure)),
+        texts(&|(_, failure)| failure.key.clone()),
+        texts(&|(_, failure)| failure.sqlstate.clone()),
+        texts(&|(_, failure)| failure.message.clone()),
+    ];
+    sql.post("record rows that cannot be evaluated", FAILURES, parameters).await
 }
 
 /// One line for all of them. The server's messages quote values of the rows: they stand in the ledger, not in the log.

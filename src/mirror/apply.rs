@@ -4,8 +4,8 @@ use bytes::Bytes;
 use tokio_postgres::types::ToSql;
 
 use super::array::TextArray;
+use super::held;
 use super::net::{Key, Mirrored, Write, stored_columns};
-use super::pieces;
 use super::prepared::{Owned, Prepared, quote};
 use crate::change::{Row, TupleData};
 use crate::error::{Error, Kind, Result};
@@ -33,9 +33,6 @@ pub(crate) struct MirrorSql {
     columns: usize,
     /// Positions of the key's columns among the stored ones.
     key: Vec<usize>,
-    /// What stands for the rows in `insert` and `update`.
-    rows: String,
-    flagged_rows: String,
     delete: String,
     insert: String,
     update: String,
@@ -151,14 +148,19 @@ impl MirrorSql {
         } else {
             format!("ON CONFLICT ({}) DO {conflict}", list(&key, &name, ", "))
         };
-        let identifying = if key.is_empty() { &all } else { &key };
+        let rows = |from: &str| {
+            let columns = list(&all, &|at| format!("{} AS c{at}", held::output(&format!("m.{}", name(at)))), ", ");
+            let record = list(&all, &|position| format!("m.{}", name(position)), ", ");
+            format!(
+                "SELECT {} FROM (SELECT {columns}, ROW({record})::text AS t FROM {from} OFFSET 0) AS r",
+                held::columns(all.len(), "t")
+            )
+        };
         let first_key = key.first().map(|&position| name(position)).unwrap_or_default();
         Self {
             name: format!("{}.{}", table.schema, table.name),
             oid: table.oid,
             columns: stored.len(),
-            rows: format!("unnest({all_arrays}) AS u({all_names})"),
-            flagged_rows: format!("unnest({flagged_arrays}) AS u({flagged_names})"),
             delete: format!("DELETE FROM {mirror} m USING unnest({key_arrays}) AS u({key_names}) WHERE {on_key}"),
             insert: format!(
                 "INSERT INTO {mirror} ({}) SELECT {} FROM unnest({all_arrays}) AS u({all_names}) {on_conflict}",
@@ -175,14 +177,13 @@ impl MirrorSql {
                      LEFT JOIN {mirror} m ON {on_key} WHERE m.{first_key} IS NULL OR {differs}"
                 )
             }),
-            read: format!(
-                "SELECT ROW({})::text FROM {mirror} m JOIN unnest({key_arrays}) AS u({key_names}) ON {on_key}",
-                list(&all, &|position| format!("m.{}", name(position)), ", ")
-            ),
-            all: format!(
-                "SELECT ROW({})::text FROM {mirror} m",
-                list(identifying, &|position| format!("m.{}", name(position)), ", ")
-            ),
+            read: rows(&format!("{mirror} m JOIN unnest({key_arrays}) AS u({key_names}) ON {on_key}")),
+            all: if key.is_empty() {
+                rows(&format!("{mirror} m"))
+            } else {
+                let key = list(&key, &|position| format!("m.{}", name(position)), ", ");
+                format!("SELECT ROW({key})::text, NULL::text FROM {mirror} m")
+            },
             key,
         }
     }
@@ -190,16 +191,25 @@ impl MirrorSql {
     /// Which of these rows differ from the mirror, by position, and whether it lacks them.
     pub(crate) async fn differing(&self, sql: &Prepared<'_>, rows: &[&Row]) -> Result<Vec<(usize, bool)>> {
         let Some(differs) = &self.differs else { return Ok(Vec::new()) };
-        let arrays = self.flagged(rows.iter().copied());
-        let found = sql.query(&format!("compare {} with its mirror", self.name), differs, &parameters(&arrays)).await?;
-        found
-            .iter()
-            .map(|row| {
+        let what = format!("compare {} with its mirror", self.name);
+        let (large, rest): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&place| held::has_held(rows[place]));
+        let mut all = Vec::new();
+        // One large row at a time: the server need not have more in memory.
+        let parts = large.iter().map(std::slice::from_ref).chain(std::iter::once(&rest[..]));
+        for (number, places) in parts.enumerate().filter(|(_, places)| !places.is_empty()) {
+            let some = places.iter().map(|&place| rows[place]);
+            let found = if number < large.len() {
+                sql.query(&what, &held::taking(differs), &parameters(&self.flagged(some, held::given))).await?
+            } else {
+                sql.query(&what, differs, &parameters(&self.flagged(some, columns))).await?
+            };
+            for row in &found {
                 let ordinal: i64 = row.get(0);
-                let place = usize::try_from(ordinal - 1);
-                Ok((place.map_err(|_| Error::failed("PostgreSQL counted from below one"))?, row.get(1)))
-            })
-            .collect()
+                let place = usize::try_from(ordinal - 1).ok().and_then(|ordinal| places.get(ordinal));
+                all.push((*place.ok_or_else(|| Error::failed("PostgreSQL counted wrongly"))?, row.get(1)));
+            }
+        }
+        Ok(all)
     }
 
     pub(crate) async fn delete(&self, sql: &Prepared<'_>, keys: &[&Key]) -> Result<()> {
@@ -207,22 +217,15 @@ impl MirrorSql {
         sql.post(format!("delete from the mirror of {}", self.name), &self.delete, owned(arrays)).await
     }
 
-    /// Puts rows, each with values that are sent apart from it.
+    /// Puts rows with held values, one at a time: the server need not have more in memory.
     async fn put_large(&self, sql: &Prepared<'_>, rows: &[&Row], existed: bool) -> Result<()> {
-        let (text, source) = if existed { (&self.update, &self.flagged_rows) } else { (&self.insert, &self.rows) };
+        let text = held::taking(if existed { &self.update } else { &self.insert });
         for row in rows {
-            let (rest, places) = pieces::send(sql, row).await?;
-            let value = |place| if places.contains(&place) { pieces::value(place) } else { format!("c{place}") };
-            let values: Vec<String> = (0..self.columns).map(|place| format!("{} AS c{place}", value(place))).collect();
-            let flags: &[String] = if existed { &["sent".to_owned()] } else { &[] };
-            let list = [&values, flags].concat().join(", ");
-            let text = text.replacen(source, &format!("(SELECT {list} FROM {source} OFFSET 0) AS u"), 1);
-            let one = std::iter::once(&rest);
-            let arrays = if existed { self.flagged(one) } else { self.row_arrays(one) };
+            let one = std::iter::once(*row);
+            let arrays = if existed { self.flagged(one, held::given) } else { held::given(self.columns, one) };
             let touched =
-                sql.execute_once(&format!("put a large row of {}", self.name), &text, &parameters(&arrays)).await?;
+                sql.execute(&format!("put a large row of {}", self.name), &text, &parameters(&arrays)).await?;
             self.all_were_there(touched, 1, "writes")?;
-            pieces::forget(sql).await?;
         }
         Ok(())
     }
@@ -233,42 +236,44 @@ impl MirrorSql {
     }
 
     pub(crate) async fn update(&self, sql: &Prepared<'_>, rows: &[&Row]) -> Result<()> {
-        let arrays = self.flagged(rows.iter().copied());
+        let arrays = self.flagged(rows.iter().copied(), columns);
         let touched =
             sql.execute(&format!("update the mirror of {}", self.name), &self.update, &parameters(&arrays)).await?;
         self.all_were_there(touched, rows.len(), "updates")
     }
 
-    /// The mirrored rows with these keys.
+    /// The mirrored rows with these keys; what is long in them is held.
     pub(crate) async fn read(&self, sql: &Prepared<'_>, keys: &[&Key]) -> Result<Vec<(Key, Row)>> {
+        held::prepare(sql).await?;
         let arrays = self.key_arrays(keys);
         let found = sql.query(&format!("read the mirror of {}", self.name), &self.read, &parameters(&arrays)).await?;
-        found
-            .iter()
-            .map(|row| {
-                let image = image(row.get(0))?;
-                Ok((self.key_of(&image)?, image))
-            })
-            .collect()
+        let rows = found.iter().filter_map(|row| held::read(row.get(0), row.get(1)).transpose());
+        rows.map(|row| row.and_then(|row| Ok((self.key_of(&row)?, row)))).collect()
     }
 
     /// The keys of all mirrored rows; where there is no key, the rows.
     pub(crate) async fn keys(&self, sql: &Prepared<'_>) -> Result<Mirrored> {
-        let found = sql.query(&format!("read the keys of {}", self.name), &self.all, &[]).await?;
-        self.read_all(found.iter().map(|row| row.get(0)))
+        let query = self.all(sql).await?;
+        let found = sql.query(&format!("read the keys of {}", self.name), query, &[]).await?;
+        self.read_all(&found)
     }
 
-    /// The query for the keys of all mirrored rows, or for the rows: `read_all` reads its records.
-    pub(crate) fn all_sql(&self) -> &str {
-        &self.all
-    }
-
-    pub(crate) fn read_all<'r>(&self, records: impl Iterator<Item = &'r str>) -> Result<Mirrored> {
+    /// The query for the keys of all mirrored rows, or for the rows, with what is long in them held: `read_all` reads what it
+    /// gives.
+    pub(crate) async fn all(&self, sql: &Prepared<'_>) -> Result<&str> {
         if self.whole.is_some() {
-            return Ok(Mirrored::Rows(records.map(image).collect::<Result<_>>()?));
+            held::prepare(sql).await?;
         }
-        let keys = records.map(|record| {
-            Ok(record::parse(record)?
+        Ok(&self.all)
+    }
+
+    pub(crate) fn read_all(&self, found: &[tokio_postgres::Row]) -> Result<Mirrored> {
+        if self.whole.is_some() {
+            let rows = found.iter().filter_map(|row| held::read(row.get(0), row.get(1)).transpose());
+            return Ok(Mirrored::Rows(rows.collect::<Result<_>>()?));
+        }
+        let keys = found.iter().map(|row| {
+            Ok(record::parse(row.get(0))?
                 .into_iter()
                 .map(|field| Bytes::copy_from_slice(field.unwrap_or_default().as_bytes()))
                 .collect())
@@ -280,14 +285,19 @@ impl MirrorSql {
     async fn delete_whole(&self, sql: &Prepared<'_>, whole: &WholeRows, rows: &[&Row]) -> Result<()> {
         let (null, rest): (Vec<&Row>, Vec<&Row>) =
             rows.iter().partition(|row| whole.probe.is_some_and(|probe| row.get(probe) == Some(&TupleData::Null)));
+        let what = format!("delete from the mirror of {}", self.name);
         for (rows, text) in [(rest, &whole.delete), (null, &whole.delete_null)] {
-            if rows.is_empty() {
-                continue;
+            let (large, rest): (Vec<&Row>, Vec<&Row>) = rows.into_iter().partition(|row| held::has_held(row));
+            for row in large {
+                let arrays = held::given(self.columns, std::iter::once(row));
+                let touched = sql.execute(&what, &held::taking(text), &parameters(&arrays)).await?;
+                self.all_were_there(touched, 1, "removes")?;
             }
-            let arrays = self.row_arrays(rows.iter().copied());
-            let what = format!("delete from the mirror of {}", self.name);
-            let touched = sql.execute(&what, text, &parameters(&arrays)).await?;
-            self.all_were_there(touched, rows.len(), "removes")?;
+            if !rest.is_empty() {
+                let arrays = self.row_arrays(rest.iter().copied());
+                let touched = sql.execute(&what, text, &parameters(&arrays)).await?;
+                self.all_were_there(touched, rest.len(), "removes")?;
+            }
         }
         Ok(())
     }
@@ -321,8 +331,11 @@ impl MirrorSql {
     }
 
     /// The rows, then for each whether its columns were sent, a letter for each; null: all were.
-    fn flagged<'r>(&self, rows: impl Iterator<Item = &'r Row> + Clone) -> Vec<TextArray> {
-        let mut arrays = self.row_arrays(rows.clone());
+    fn flagged<'r, I>(&self, rows: I, arrays: fn(usize, I) -> Vec<TextArray>) -> Vec<TextArray>
+    where
+        I: Iterator<Item = &'r Row> + Clone,
+    {
+        let mut arrays = arrays(self.columns, rows.clone());
         let mut flags = TextArray::default();
         let is_sent = |value: &TupleData| *value != TupleData::UnchangedToast;
         // Nothing at all where nothing is unsent: unnest fills up with NULL.
@@ -335,17 +348,6 @@ impl MirrorSql {
         arrays.push(flags);
         arrays
     }
-}
-
-/// A row of a mirror out of the record that PostgreSQL prints.
-fn image(text: &str) -> Result<Row> {
-    let fields = record::parse(text)?.into_iter();
-    Ok(fields
-        .map(|field| match field {
-            Some(text) => TupleData::Text(Bytes::copy_from_slice(text.as_bytes())),
-            None => TupleData::Null,
-        })
-        .collect())
 }
 
 /// Applies a batch's altering writes, table by table: within a batch a key is written once, so their order is free.
@@ -368,7 +370,7 @@ pub(crate) async fn apply(
                     Some(row) => removed.push(row),
                     None => gone.push(&write.key),
                 },
-                Some(image) if pieces::has_large(image) => large[usize::from(write.existed)].push(image),
+                Some(image) if held::has_held(image) => large[usize::from(write.existed)].push(image),
                 Some(image) if write.existed => updated.push(image),
                 Some(image) => inserted.push(image),
             }
@@ -413,7 +415,8 @@ pub(super) fn columns<'r>(count: usize, rows: impl Iterator<Item = &'r Row>) -> 
         for (array, value) in arrays.iter_mut().zip(row) {
             array.push(match value {
                 TupleData::Text(text) => Some(text.clone()),
-                TupleData::Null | TupleData::UnchangedToast => None,
+                // Rows that have held values go by `held::given`.
+                TupleData::Null | TupleData::UnchangedToast | TupleData::Held(_) => None,
             });
         }
     }

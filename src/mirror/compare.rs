@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use tokio_postgres::Client;
 
+use super::held;
 use super::net::{Key, Write, stored_columns};
-use crate::change::{Row, TupleData};
+use crate::change::Row;
 use crate::error::{Context as _, Error, Result};
 use crate::mapping::layout::quote;
 use crate::mapping::plan::{Column, Table};
@@ -35,16 +36,20 @@ pub(crate) async fn source(client: &Client, table: &Table) -> Result<String> {
 
 impl Comparison<'_> {
     /// The query for what has to be done to the mirror to make it the table, in the order of the key: `read` reads its rows,
-    /// `image` is what is large in them. The transaction that runs it sees both as of one moment; the server joins them on disk.
+    /// `image` and `held` are what is large in them (`held::prepare` comes first). The transaction that runs it sees both as of
+    /// one moment; the server joins them on disk.
     pub(crate) fn sql(&self) -> String {
-        if self.table.key.is_empty() { self.by_row() } else { self.by_key() }
+        let stored = stored_columns(self.table).count();
+        let (rows, what) =
+            if self.table.key.is_empty() { (self.by_row(), "more") } else { (self.by_key(), "existed, key") };
+        format!("SELECT {what}, {} FROM ({rows} OFFSET 0) AS r", held::columns(stored, "record"))
     }
 
     /// What a row of the query says: a write, and how often it is to be made.
     pub(crate) fn read(&self, row: &tokio_postgres::Row, place: usize) -> Result<(Write, u64)> {
         let what = || format!("compare {} with its mirror", self.source);
         let text = |name: &str| row.try_get::<_, Option<&str>>(name).context(what());
-        let image = text("image")?.map(image).transpose()?;
+        let image = held::read(text("image")?, text("held")?)?;
         if self.table.key.is_empty() {
             let more: i64 = row.try_get("more").context(what())?;
             return Ok((Write::whole(self.index, image.unwrap_or_default(), more > 0, place), more.unsigned_abs()));
@@ -77,11 +82,12 @@ impl Comparison<'_> {
         let cast = |column: &Column| column.cast().unwrap_or_else(|| quote(&column.name));
         format!(
             "SELECT m.k0 IS NOT NULL AS existed, ROW({keys})::text AS key, \
-             CASE WHEN t.k0 IS NOT NULL THEN ROW({row})::text END AS image \
+             CASE WHEN t.k0 IS NOT NULL THEN ROW({row})::text END AS record, {values} \
              FROM ({mirror}) AS m FULL JOIN ({source}) AS t ON {same} \
              WHERE m.k0 IS NULL OR t.k0 IS NULL OR {differs} ORDER BY {order}",
             keys = list(key.len(), &|at| format!("coalesce(m.k{at}, t.k{at})"), ", "),
             row = list(stored.len(), &|at| format!("t.c{at}"), ", "),
+            values = list(stored.len(), &|at| format!("t.c{at} AS c{at}"), ", "),
             mirror = side(&self.table.mirror_name(), &cast),
             source = side(&self.source, &natural),
             same = list(key.len(), &|at| format!("m.k{at} = t.k{at}"), " AND "),
@@ -97,7 +103,7 @@ impl Comparison<'_> {
         let columns = list(&|at| format!("{} AS c{at}", output(stored[at])));
         let names = list(&|at| format!("c{at}"));
         format!(
-            "SELECT ROW({names})::text AS image, sum(more)::bigint AS more FROM (\
+            "SELECT ROW({names})::text AS record, sum(more)::bigint AS more, {names} FROM (\
                  SELECT {columns}, 1 AS more FROM {} UNION ALL SELECT {columns}, -1 FROM {}) AS u \
              GROUP BY {names} HAVING sum(more) <> 0 ORDER BY {names}",
             self.source,
@@ -109,18 +115,10 @@ impl Comparison<'_> {
 /// Output text decides, whatever the type and its collation call equal. (`IS NOT NULL` is false for a composite value
 /// with a null in it.)
 fn output(column: &Column) -> String {
-    let name = quote(&column.name);
-    format!("(CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END) COLLATE \"C\"")
+    format!("({}) COLLATE \"C\"", held::output(&quote(&column.name)))
 }
 
 fn key(text: &str) -> Result<Key> {
     let parts = record::parse(text)?;
     Ok(parts.into_iter().map(|part| Bytes::copy_from_slice(part.unwrap_or_default().as_bytes())).collect())
-}
-
-fn image(text: &str) -> Result<Row> {
-    let values = record::parse(text)?.into_iter();
-    Ok(values
-        .map(|value| value.map_or(TupleData::Null, |text| TupleData::Text(Bytes::copy_from_slice(text.as_bytes()))))
-        .collect())
 }

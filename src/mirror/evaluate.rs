@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 
 use super::apply::{columns, parameters};
 use super::array::TextArray;
+use super::held;
 use super::net::Key;
 use super::prepared::Prepared;
 use super::select::{RowFailure, RowText, Select, Target, key_text};
@@ -92,13 +93,20 @@ impl Wanted<'_> {
         }
     }
 
+    fn has_held(&self) -> bool {
+        matches!(self, Self::Images(rows) if rows.iter().any(|row| held::has_held(row)))
+    }
+
     fn arrays(&self, select: &Select) -> Vec<TextArray> {
         match self {
             Self::Keys(keys) => {
                 (0..select.key_columns).map(|part| keys.iter().map(|key| key[part].clone()).collect()).collect()
             }
             Self::Ids(ids) => vec![ids.iter().copied().filter(|id| can_be_id(select.ids, id)).collect()],
-            Self::Images(rows) => columns(rows.first().map_or(0, |row| row.len()), rows.iter().copied()),
+            Self::Images(rows) => {
+                let arrays = if self.has_held() { held::given } else { columns };
+                arrays(rows.first().map_or(0, |row| row.len()), rows.iter().copied())
+            }
             Self::All => Vec::new(),
         }
     }
@@ -123,6 +131,7 @@ fn can_be_id(kind: IdLookup, text: &str) -> bool {
 fn row_text(row: &Row) -> String {
     let values = row.iter().map(|value| match value {
         TupleData::Text(text) => String::from_utf8_lossy(text),
+        TupleData::Held(held) => Cow::Owned(format!("({} bytes)", held.length)),
         TupleData::Null | TupleData::UnchangedToast => Cow::Borrowed("null"),
     });
     values.collect::<Vec<_>>().join(", ")
@@ -138,7 +147,7 @@ pub(crate) async fn evaluate(
         return Ok(Vec::new());
     }
     for request in requests {
-        sql.prepare(&request.what(), request.text()).await?;
+        sql.prepare(&request.what(), &request.text()).await?;
     }
     let (saved, answers, released) = join3(
         sql.run("open an evaluation", "SAVEPOINT evaluation"),
@@ -208,14 +217,19 @@ impl Request<'_> {
         format!("evaluate {}", self.select.entity().name())
     }
 
-    fn text(&self) -> &str {
-        self.select.texts.get(&(self.variant, self.wanted.target())).map_or("", String::as_str)
+    fn text(&self) -> Cow<'_, str> {
+        self.taking(self.select.texts.get(&(self.variant, self.wanted.target())).map_or("", String::as_str))
+    }
+
+    /// A text for the arrays of what is wanted.
+    fn taking<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if self.wanted.has_held() { Cow::Owned(held::taking(text)) } else { Cow::Borrowed(text) }
     }
 
     async fn ask(&self, sql: &Prepared<'_>) -> Result<Vec<RowText>> {
         let arrays = self.wanted.arrays(self.select);
         let parameters: Vec<&(dyn ToSql + Sync)> = parameters(&arrays);
-        let rows = sql.query(&self.what(), self.text(), &parameters).await?;
+        let rows = sql.query(&self.what(), &self.text(), &parameters).await?;
         let whole: Option<Vec<RowText>> =
             rows.iter().map(|row| Some(RowText { text: row.get::<_, Option<String>>(0)?, is_cut: false })).collect();
         if let Some(whole) = whole {
@@ -223,7 +237,7 @@ impl Request<'_> {
         }
         // Some row is too large: all are read again, without what makes one so.
         let cut = self.select.cut.get(&(self.variant, self.wanted.target())).map_or("", String::as_str);
-        let rows = sql.query(&self.what(), cut, &parameters).await?;
+        let rows = sql.query(&self.what(), &self.taking(cut), &parameters).await?;
         Ok(rows.iter().map(|row| RowText { text: row.get(0), is_cut: true }).collect())
     }
 
@@ -244,15 +258,22 @@ impl Request<'_> {
         let mut key: Option<Vec<Option<String>>> = None;
         let mut outputs: Vec<Option<String>> = Vec::with_capacity(select.shape.names.len());
         let mut raised = Vec::new();
+        let mut is_cut = false;
         for (place, output) in select.shape.names.iter().enumerate() {
-            match sql.query_once(&self.what(), &by_column.text(place), &parameters(&arrays)).await {
+            let text = select.bounded(&by_column.text(place));
+            match sql.query_once(&self.what(), &self.taking(&text), &parameters(&arrays)).await {
                 Ok(rows) => {
                     let [row] = rows.as_slice() else {
                         failures.push(self.failure(error));
                         return Ok(None);
                     };
+                    let Some(record) = row.get(0) else {
+                        is_cut = true;
+                        outputs.push(None);
+                        continue;
+                    };
                     let mut fields: Vec<Option<String>> =
-                        record::parse(row.get(0))?.into_iter().map(|field| field.map(Cow::into_owned)).collect();
+                        record::parse(record)?.into_iter().map(|field| field.map(Cow::into_owned)).collect();
                     outputs.push(fields.pop().flatten());
                     key = Some(fields);
                 }
@@ -274,7 +295,7 @@ impl Request<'_> {
         fields.extend(outputs);
         let fields: Vec<Option<Cow<'_, str>>> = fields.into_iter().map(|field| field.map(Cow::Owned)).collect();
         match select.entry_of(&fields) {
-            Ok(entry) => Ok(Some(entry)),
+            Ok(entry) => Ok(Some(Entry { is_cut, ..entry })),
             Err(failure) => {
                 failures.push(failure);
                 Ok(None)

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::apply::MirrorSql;
 use super::net::{Key, Net, Write, fill_unsent};
-use super::pieces::has_large;
 use super::prepared::Prepared;
 use crate::change::{Row, TupleData};
 use crate::error::Result;
@@ -82,8 +81,7 @@ fn ask(nets: &mut [Net], tables: usize) -> Vec<Vec<(usize, usize)>> {
             let at = (write.table, write.key.clone());
             let plain = write.existed && write.moved_from.is_none();
             write.alters = match (latest.get(&at), &write.image) {
-                // What was sent with a large value was written; comparing would send it once more.
-                (None, Some(image)) if plain && !has_large(image) => {
+                (None, Some(_)) if plain => {
                     asked[write.table].push((number, index));
                     false
                 }

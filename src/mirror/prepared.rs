@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
-use bytes::Bytes;
-use futures_util::SinkExt as _;
 use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
@@ -21,6 +19,8 @@ pub(crate) struct Prepared<'a> {
     /// Posted statements that nobody has heard the answer of, in order.
     posted: Mutex<Vec<BoxFuture<'a, Result<()>>>>,
     sent: AtomicU64,
+    /// The session holds values (`held`).
+    pub(super) holds: AtomicBool,
 }
 
 /// A parameter of a posted statement, which lives as long as that.
@@ -28,7 +28,13 @@ pub(crate) type Owned = Box<dyn ToSql + Sync + Send>;
 
 impl<'a> Prepared<'a> {
     pub(crate) fn new(client: &'a Client) -> Self {
-        Self { client, statements: Mutex::default(), posted: Mutex::default(), sent: AtomicU64::new(0) }
+        Self {
+            client,
+            statements: Mutex::default(),
+            posted: Mutex::default(),
+            sent: AtomicU64::new(0),
+            holds: AtomicBool::new(false),
+        }
     }
 
     /// How many statements were sent so far: batches are worth what this number says.
@@ -95,12 +101,6 @@ impl<'a> Prepared<'a> {
         self.cause(what, self.client.execute(&statement, parameters).await).await
     }
 
-    /// The same for a text that hardly comes again: it is not kept.
-    pub(crate) async fn execute_once(&self, what: &str, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        self.cause(what, self.client.execute(sql, parameters).await).await
-    }
-
     /// A query whose text hardly comes again.
     pub(crate) async fn query_once(
         &self,
@@ -118,20 +118,6 @@ impl<'a> Prepared<'a> {
             self.settle().await?;
         }
         answer.context(what)
-    }
-
-    /// Sends messages of a COPY FROM STDIN, no faster than the server takes them.
-    pub(crate) async fn copy(&self, what: &str, sql: &str, messages: Vec<Bytes>) -> Result<u64> {
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        let copied = async {
-            let sink = self.client.copy_in(sql).await?;
-            tokio::pin!(sink);
-            for message in messages {
-                sink.feed(message).await?;
-            }
-            sink.finish().await
-        };
-        self.cause(what, copied.await).await
     }
 
     /// Prepares a statement ahead of sending it together with others.

@@ -29,6 +29,8 @@ pub(crate) struct Select {
     pub(super) ids: IdLookup,
     /// WHERE keeps something out: rows that are not live have to be asked for apart.
     pub(crate) has_dead_rows: bool,
+    /// Bytes of the largest row that is read as it is.
+    limit: usize,
     pub(super) texts: HashMap<(Variant, Target), String>,
     /// For rows that are too large to be read.
     pub(super) cut: HashMap<(Variant, Target), String>,
@@ -69,10 +71,7 @@ impl Select {
         for (target, restriction) in &targets {
             for variant in [Variant::Live, Variant::Any] {
                 let whole = plan.select(entity.entity, variant, restriction);
-                let bounded = format!(
-                    "SELECT CASE WHEN octet_length(r.t) <= {limit} THEN r.t END FROM ({whole} OFFSET 0) AS r (t)"
-                );
-                texts.insert((variant, *target), bounded);
+                texts.insert((variant, *target), bounded(&whole, limit));
                 cut.insert((variant, *target), plan.select_cut(entity.entity, variant, restriction));
             }
             by_column.insert(*target, plan.select_by_column(entity.entity, Variant::Any, restriction));
@@ -83,10 +82,16 @@ impl Select {
             ids: plan.id_lookup(entity),
             has_dead_rows: entity.live != entity.any,
             plan: entity.clone(),
+            limit,
             texts,
             cut,
             by_column,
         }
+    }
+
+    /// A text whose record is null where it is too large to be read.
+    pub(super) fn bounded(&self, text: &str) -> String {
+        bounded(text, self.limit)
     }
 
     pub(crate) fn entity(&self) -> Entity {
@@ -163,6 +168,10 @@ impl Select {
     pub(crate) fn failure(&self, key: String, sqlstate: &str, message: impl Into<String>) -> RowFailure {
         RowFailure { entity: self.entity(), key, sqlstate: sqlstate.to_owned(), message: message.into() }
     }
+}
+
+fn bounded(text: &str, limit: usize) -> String {
+    format!("SELECT CASE WHEN octet_length(r.t) <= {limit} THEN r.t END FROM ({text} OFFSET 0) AS r (t)")
 }
 
 /// A key as a person reads it.

@@ -3,7 +3,8 @@
 use bytes::{Buf, Bytes};
 
 use super::message::{Message, OldRow};
-use crate::change::{Column, Relation, ReplicaIdentity, Row, TupleData};
+use super::sieve::HELD;
+use crate::change::{Column, Held, Relation, ReplicaIdentity, Row, TupleData};
 use crate::lsn::Lsn;
 
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL's clock begins.
@@ -43,7 +44,15 @@ impl Message {
     ///
     /// An unknown tag, a message that ends early and bytes left over are errors.
     pub(crate) fn decode(input: Bytes) -> Result<Self> {
-        let mut reader = Reader { input };
+        Self::read(Reader { input, may_hold: false })
+    }
+
+    /// The same for what a `Sieve` has left.
+    pub(crate) fn decode_rest(input: Bytes) -> Result<Self> {
+        Self::read(Reader { input, may_hold: true })
+    }
+
+    fn read(mut reader: Reader) -> Result<Self> {
         let message = match reader.u8()? {
             b'B' => Self::Begin { final_lsn: reader.lsn()?, commit_micros: reader.time()?, xid: reader.u32()? },
             b'M' => {
@@ -93,6 +102,8 @@ impl Message {
 
 pub(super) struct Reader {
     pub(super) input: Bytes,
+    /// Values may stand as what they are called: see `sieve`.
+    pub(super) may_hold: bool,
 }
 
 impl Reader {
@@ -192,6 +203,13 @@ impl Reader {
         Ok(Message::Truncate { relations, cascade: options & 1 == 1, restart_identity: options & 2 == 2 })
     }
 
+    fn held(&mut self) -> Result<Held> {
+        let length = self.input.try_get_u64()?;
+        let mut digest = [0; 32];
+        self.input.try_copy_to_slice(&mut digest)?;
+        Ok(Held { digest, length })
+    }
+
     /// TupleData: a count of columns, then each with its kind.
     fn row(&mut self) -> Result<Row> {
         let count = usize::from(self.u16()?);
@@ -201,6 +219,7 @@ impl Reader {
                 b'n' => TupleData::Null,
                 b'u' => TupleData::UnchangedToast,
                 b't' => TupleData::Text(self.counted_bytes()?),
+                HELD if self.may_hold => TupleData::Held(Box::new(self.held()?)),
                 b'b' => return Err(Malformed::Binary),
                 tag => return Err(Malformed::UnknownPart { what: "a value", tag }),
             });

@@ -109,6 +109,7 @@ fn row(out: &mut BytesMut, tag: u8, row: &[TupleData]) {
                 out.put_u8(b't');
                 counted(out, text);
             }
+            TupleData::Held(_) => panic!("no server names a value"),
         }
     }
 }

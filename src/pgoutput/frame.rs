@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::decode::{Malformed, POSTGRES_EPOCH_MICROS, Reader};
+use crate::change::Piece;
 use crate::lsn::Lsn;
 
 /// The content of a CopyData message from the server.
@@ -10,6 +11,10 @@ use crate::lsn::Lsn;
 pub(crate) enum Frame {
     /// XLogData: one pgoutput message.
     Data { body: Bytes },
+    /// A large value of the next message.
+    Value(Piece),
+    /// The message whose large values have come: `Message::decode_rest` reads it.
+    Rest { body: Bytes },
     /// Primary keepalive.
     Keepalive {
         /// How far the server has sent: every transaction that commits before it has come already.
@@ -21,7 +26,7 @@ pub(crate) enum Frame {
 
 impl Frame {
     pub(crate) fn decode(input: Bytes) -> Result<Self, Malformed> {
-        let mut reader = Reader { input };
+        let mut reader = Reader { input, may_hold: false };
         match reader.u8()? {
             b'w' => {
                 // Start, end and clock: the message inside says the same and more.

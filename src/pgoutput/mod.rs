@@ -12,6 +12,9 @@ mod frame;
 mod message;
 #[cfg(test)]
 mod properties;
+mod sieve;
 
+pub(crate) use decode::Malformed;
 pub(crate) use frame::{Frame, Status};
 pub(crate) use message::{Message, OldRow};
+pub(crate) use sieve::Sieve;

@@ -108,7 +108,7 @@ async fn next(wire: &mut Wire, database: &Database) -> Result<Message> {
     match received? {
         Incoming::Other(Message::ErrorResponse(body)) => refused(database, refusal(body.fields())),
         Incoming::Other(message) => Ok(message),
-        Incoming::CopyBoth | Incoming::CopyData(_) | Incoming::Announced => Err(unexpected(database)),
+        Incoming::CopyBoth | Incoming::CopyData(_) | Incoming::Part(..) => Err(unexpected(database)),
     }
 }
 

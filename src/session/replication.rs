@@ -76,8 +76,8 @@ impl Replication {
                 Ok(Incoming::Other(Message::ErrorResponse(body))) => error = Some(refusal(body.fields())),
                 Ok(Incoming::Other(Message::ReadyForQuery(_))) => break,
                 Ok(Incoming::Other(Message::NoticeResponse(body))) => notice(&body),
-                Ok(Incoming::Other(_) | Incoming::Announced) => {}
-                Ok(Incoming::CopyBoth | Incoming::CopyData(_)) => {
+                Ok(Incoming::Other(_)) => {}
+                Ok(Incoming::CopyBoth | Incoming::CopyData(_) | Incoming::Part(..)) => {
                     return Err(invalid("the server copies without being asked")).context(doing);
                 }
                 // A server that ends the session says why before it closes the connection.
@@ -161,7 +161,7 @@ impl Replication {
                 Incoming::CopyBoth => return Ok(WalStream::new(self.wire)),
                 Incoming::Other(Message::ErrorResponse(body)) => return Err(refusal(body.fields())).context(doing),
                 Incoming::Other(Message::NoticeResponse(body)) => notice(&body),
-                Incoming::Other(Message::ParameterStatus(_)) | Incoming::Announced => {}
+                Incoming::Other(Message::ParameterStatus(_)) => {}
                 _ => return Err(invalid("the server sent a message out of turn")).context(doing),
             }
         }

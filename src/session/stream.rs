@@ -1,5 +1,6 @@
 //! A replication connection that streams.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use postgres_protocol::message::frontend;
 use super::wire::{Incoming, Wire, notice, refusal};
 use crate::error::{Context, Error, Kind, Result};
 use crate::lsn::Lsn;
-use crate::pgoutput::{Frame, Status};
+use crate::pgoutput::{Frame, Sieve, Status};
 
 const READING: &str = "read the replication stream";
 
@@ -20,47 +21,85 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// The stream of a slot: frames in, status updates out. Ends when dropped; `finish` does it in order.
 pub(crate) struct WalStream {
     wire: Wire,
+    /// The large message that is arriving.
+    sieve: Option<Sieve>,
+    /// What came of it and was not taken yet.
+    sifted: VecDeque<Frame>,
 }
 
 impl WalStream {
     pub(super) fn new(wire: Wire) -> Self {
-        Self { wire }
+        Self { wire, sieve: None, sifted: VecDeque::new() }
     }
 
     /// Sends what `status` has left to send and, if `may_read`, waits for a frame; otherwise waits for ever, so that it
-    /// can stand in a `select!` while there is no room for more. `None`: a large one has begun to arrive, and is read by
-    /// the next call that may read. Cancel-safe.
+    /// can stand in a `select!` while there is no room for more. Cancel-safe.
     ///
     /// # Errors
     /// `Kind::Unavailable` where the server or the connection goes away.
-    pub(crate) async fn next(&mut self, may_read: bool) -> Result<Option<Frame>> {
+    pub(crate) async fn next(&mut self, may_read: bool) -> Result<Frame> {
         loop {
-            let message = self.wire.receive(may_read).await.context(READING)?;
-            if matches!(message, Incoming::Announced) {
-                return Ok(None);
+            if may_read && let Some(frame) = self.sifted.pop_front() {
+                return Ok(frame);
             }
-            if let Some(frame) = frame(message)? {
-                return Ok(Some(frame));
+            let message = self.wire.receive(may_read).await.context(READING)?;
+            if let Some(frame) = self.frame(message)? {
+                return Ok(frame);
             }
         }
     }
 
-    /// A large frame is arriving.
-    pub(crate) fn is_announced(&self) -> bool {
-        self.wire.is_announced()
+    /// A large message is arriving.
+    pub(crate) fn is_amid(&self) -> bool {
+        self.sieve.is_some()
     }
 
     /// A frame that has arrived already.
     pub(crate) fn buffered(&mut self) -> Result<Option<Frame>> {
-        while let Some(message) = self.wire.buffered().context(READING)? {
-            if matches!(message, Incoming::Announced) {
-                return Ok(None);
+        loop {
+            if let Some(frame) = self.sifted.pop_front() {
+                return Ok(Some(frame));
             }
-            if let Some(frame) = frame(message)? {
+            let Some(message) = self.wire.buffered().context(READING)? else { return Ok(None) };
+            if let Some(frame) = self.frame(message)? {
                 return Ok(Some(frame));
             }
         }
-        Ok(None)
+    }
+
+    /// What a message of a streaming server means; `None` for remarks.
+    fn frame(&mut self, message: Incoming) -> Result<Option<Frame>> {
+        match message {
+            Incoming::CopyData(content) => decoded(content).map(Some),
+            Incoming::Part(bytes, is_last) => {
+                self.sift(bytes, is_last)?;
+                Ok(self.sifted.pop_front())
+            }
+            Incoming::Other(Message::ErrorResponse(body)) => Err(refusal(body.fields())).context(READING),
+            Incoming::Other(Message::NoticeResponse(body)) => {
+                notice(&body);
+                Ok(None)
+            }
+            Incoming::Other(Message::ParameterStatus(_)) => Ok(None),
+            Incoming::Other(Message::CopyDone | Message::CommandComplete(_)) => {
+                Err(Error::new(Kind::Unavailable, format!("{READING}: the server ended it")))
+            }
+            Incoming::Other(_) | Incoming::CopyBoth => {
+                Err(Error::failed(format!("{READING}: the server sent a message out of turn")))
+            }
+        }
+    }
+
+    fn sift(&mut self, bytes: Bytes, is_last: bool) -> Result<()> {
+        let sieve = self.sieve.get_or_insert_with(Sieve::new);
+        self.sifted.extend(sieve.push(bytes).into_iter().map(Frame::Value));
+        if is_last && let Some(sieve) = self.sieve.take() {
+            self.sifted.push_back(match decoded(sieve.finish())? {
+                Frame::Data { body } => Frame::Rest { body },
+                other => other,
+            });
+        }
+        Ok(())
     }
 
     /// Says how far we are; `next` sends it.
@@ -95,23 +134,6 @@ impl WalStream {
     }
 }
 
-/// What a message of a streaming server means; `None` for remarks.
-fn frame(message: Incoming) -> Result<Option<Frame>> {
-    match message {
-        Incoming::CopyData(content) => {
-            Frame::decode(content).map(Some).map_err(|error| Error::because(Kind::Failed, READING, error))
-        }
-        Incoming::Other(Message::ErrorResponse(body)) => Err(refusal(body.fields())).context(READING),
-        Incoming::Other(Message::NoticeResponse(body)) => {
-            notice(&body);
-            Ok(None)
-        }
-        Incoming::Other(Message::ParameterStatus(_)) | Incoming::Announced => Ok(None),
-        Incoming::Other(Message::CopyDone | Message::CommandComplete(_)) => {
-            Err(Error::new(Kind::Unavailable, format!("{READING}: the server ended it")))
-        }
-        Incoming::Other(_) | Incoming::CopyBoth => {
-            Err(Error::failed(format!("{READING}: the server sent a message out of turn")))
-        }
-    }
+fn decoded(content: Bytes) -> Result<Frame> {
+    Frame::decode(content).map_err(|error| Error::because(Kind::Failed, READING, error))
 }

@@ -20,7 +20,7 @@ const GREETING_LIMIT: usize = 64 << 10;
 /// PostgreSQL makes no message above 1 GiB (`MaxAllocSize`).
 const MESSAGE_LIMIT: usize = 1 << 30;
 
-/// A message from here on is announced before it is read: whoever receives it may first make room.
+/// A CopyData message above this comes in parts.
 const LARGE: usize = 1 << 20;
 
 /// Tag and length.
@@ -32,8 +32,8 @@ pub(super) enum Incoming {
     CopyBoth,
     /// The content of a CopyData message, not copied.
     CopyData(Bytes),
-    /// A large message has begun to arrive; it is read, in one piece, by the next `receive`.
-    Announced,
+    /// The next bytes of a large CopyData message, and whether they are its last.
+    Part(Bytes, bool),
     Other(Message),
 }
 
@@ -47,8 +47,8 @@ pub(super) struct Wire {
     /// Whether what was written may still be held by TLS.
     unflushed: bool,
     limit: usize,
-    /// The message that is arriving is large, and was announced.
-    announced: bool,
+    /// What is to come of a large message.
+    left: usize,
 }
 
 impl Wire {
@@ -61,7 +61,7 @@ impl Wire {
             output: BytesMut::new(),
             unflushed: false,
             limit: GREETING_LIMIT,
-            announced: false,
+            left: 0,
         }
     }
 
@@ -100,23 +100,22 @@ impl Wire {
         }
     }
 
-    /// A large message is arriving.
-    pub(super) fn is_announced(&self) -> bool {
-        self.announced
-    }
-
-    /// A message that has arrived whole.
+    /// A message that has arrived whole, or what has arrived of a large one.
     pub(super) fn buffered(&mut self) -> io::Result<Option<Incoming>> {
+        if self.left > 0 {
+            return Ok(self.part());
+        }
         let Some(header) = Header::parse(&self.input)? else { return Ok(None) };
         let length = usize::try_from(header.len()).map_err(|_| invalid("a message has a negative length"))? + 1;
         if length > self.limit {
             return Err(invalid("a message is too long to come from a PostgreSQL server"));
         }
+        if header.tag() == b'd' && length > LARGE {
+            self.input.advance(HEADER);
+            self.left = length - HEADER;
+            return Ok(self.part());
+        }
         if self.input.len() < length {
-            if length > LARGE && !self.announced {
-                self.announced = true;
-                return Ok(Some(Incoming::Announced));
-            }
             self.input.reserve(length - self.input.len());
             return Ok(None);
         }
@@ -127,18 +126,17 @@ impl Wire {
             }
             b'd' => {
                 let mut content = self.input.split_to(length).freeze();
-                if std::mem::take(&mut self.announced) {
-                    // What follows gets a buffer of its own: in this one it would keep the large message in memory.
-                    self.input = BytesMut::from(&self.input[..]);
-                }
                 content.advance(HEADER);
                 Ok(Some(Incoming::CopyData(content)))
             }
-            _ => {
-                self.announced = false;
-                Ok(Message::parse(&mut self.input)?.map(Incoming::Other))
-            }
+            _ => Ok(Message::parse(&mut self.input)?.map(Incoming::Other)),
         }
+    }
+
+    fn part(&mut self) -> Option<Incoming> {
+        let length = self.left.min(self.input.len());
+        self.left -= length;
+        (length > 0).then(|| Incoming::Part(self.input.split_to(length).freeze(), self.left == 0))
     }
 }
 

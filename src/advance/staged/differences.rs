@@ -9,10 +9,12 @@ use crate::advance::group::Group;
 use crate::error::Result;
 use crate::failpoint;
 use crate::mirror::compare::Comparison;
+use crate::mirror::held;
 use crate::mirror::net::{Net, Part};
 use crate::mirror::prepared::Prepared;
 
-const SIZE: &str = "SELECT coalesce(max(octet_length(image)), 0)::bigint FROM pg_temp.staged_differences";
+const SIZE: &str =
+    "SELECT coalesce(max(octet_length(coalesce(image, held))), 0)::bigint FROM pg_temp.staged_differences";
 
 /// In the order in which they were written.
 const READ: &str = "SELECT * FROM pg_temp.staged_differences";
@@ -60,6 +62,7 @@ impl Writes<'_, '_> {
     async fn add_differences(&mut self, comparison: &Comparison<'_>, pace: &mut Pace) -> Result<()> {
         let sql = self.sql;
         sql.run("compare with a mirror", "SET LOCAL enable_seqscan = on").await?;
+        held::prepare(sql).await?;
         let create = format!("CREATE TEMPORARY TABLE staged_differences ON COMMIT DROP AS {}", comparison.sql());
         sql.run(&format!("compare {} with its mirror", comparison.source), &create).await?;
         let sizes = sql.query("read what differs", SIZE, &[]).await?;

@@ -34,6 +34,7 @@ use crate::failpoint;
 use crate::ledger::partitions;
 use crate::mapping::plan::{Entity, Plan};
 use crate::mirror::apply::apply;
+use crate::mirror::held;
 use crate::mirror::net::{Net, Step, Write};
 use crate::mirror::prepared::Prepared;
 use crate::mirror::select::{RowFailure, Select};
@@ -169,6 +170,11 @@ impl Advance {
         let mut next = Some(first);
         while let Some(arrival) = next {
             let (xid, mut changes, last) = match arrival {
+                Arrival::Value(piece) => {
+                    held::take(writes.sql, piece).await?;
+                    next = transactions.recv().await.map(|(arrival, _)| arrival);
+                    continue;
+                }
                 Arrival::Part(xid, changes) => (xid, changes, None),
                 Arrival::Last(mut transaction) => {
                     (transaction.xid, std::mem::take(&mut transaction.changes), Some(transaction))

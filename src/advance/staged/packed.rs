@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 
-use crate::change::{Row, TupleData};
+use crate::change::{NotHeld, Row, TupleData};
 use crate::error::{Error, Result};
 use crate::event::shape::Entry;
 use crate::mirror::net::Key;
 
-/// Fields one after another: `3:abc` is a text of three bytes, `-` is NULL, `~` a value that the stream did not send.
+/// Fields one after another: `3:abc` is a text of three bytes, `-` is NULL, `~` a value that the stream did not send, `#…:` one
+/// that is held.
 #[derive(Default)]
 pub(super) struct Packer(Vec<u8>);
 
@@ -47,9 +48,12 @@ impl Fields {
             return Ok(Some(if first == b'-' { TupleData::Null } else { TupleData::UnchangedToast }));
         }
         let colon = self.text.iter().position(|&byte| byte == b':').ok_or_else(broken)?;
-        let length: usize =
-            std::str::from_utf8(&self.text[..colon]).ok().and_then(|text| text.parse().ok()).ok_or_else(broken)?;
-        drop(self.text.split_to(colon + 1));
+        let head = self.text.split_to(colon + 1);
+        let head = std::str::from_utf8(&head[..colon]).map_err(|_| broken())?;
+        if let Some(held) = head.strip_prefix('#') {
+            return Ok(Some(TupleData::Held(Box::new(held.parse().map_err(|NotHeld| broken())?))));
+        }
+        let length: usize = head.parse().map_err(|_| broken())?;
         if length > self.text.len() {
             return Err(broken());
         }
@@ -60,7 +64,7 @@ impl Fields {
         match self.next()?.ok_or_else(broken)? {
             TupleData::Text(text) => Ok(Some(std::str::from_utf8(&text).map_err(|_| broken())?.into())),
             TupleData::Null => Ok(None),
-            TupleData::UnchangedToast => Err(broken()),
+            TupleData::UnchangedToast | TupleData::Held(_) => Err(broken()),
         }
     }
 
@@ -82,6 +86,7 @@ pub(super) fn row(row: &Row) -> Bytes {
     for value in row {
         match value {
             TupleData::Text(text) => packer.text(text),
+            TupleData::Held(held) => packer.0.extend_from_slice(format!("#{held}:").as_bytes()),
             TupleData::Null => packer.0.push(b'-'),
             TupleData::UnchangedToast => packer.0.push(b'~'),
         }
@@ -111,7 +116,7 @@ pub(super) fn read_key(text: &str) -> Result<Key> {
     values
         .map(|value| match value {
             TupleData::Text(text) => Ok(text),
-            TupleData::Null | TupleData::UnchangedToast => Err(broken()),
+            TupleData::Null | TupleData::UnchangedToast | TupleData::Held(_) => Err(broken()),
         })
         .collect()
 }
@@ -151,6 +156,7 @@ pub(super) fn read_entry(text: &str) -> Result<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Held;
 
     fn text(value: &'static str) -> TupleData {
         TupleData::Text(Bytes::from_static(value.as_bytes()))
@@ -162,7 +168,8 @@ mod tests {
 
     #[test]
     fn what_is_packed_is_read_back() {
-        let values = vec![text("3:abc"), text(""), TupleData::Null, TupleData::UnchangedToast, text("ü~-")];
+        let held = TupleData::Held(Box::new(Held { digest: [0xa5; 32], length: 52_428_800 }));
+        let values = vec![text("3:abc"), text(""), TupleData::Null, held, TupleData::UnchangedToast, text("ü~-#")];
         assert_eq!(read_row(read(&row(&values))).expect("a row"), values);
         let parts: Key = Box::new([Bytes::from("a:b"), Bytes::from("")]);
         assert_eq!(read_key(read(&key(&parts))).expect("a key"), parts);
@@ -171,7 +178,7 @@ mod tests {
             let whole = Entry { key: parts.clone(), id: "9".into(), references: references.into(), json, is_cut };
             assert_eq!(read_entry(read(&entry(&whole))).expect("an entry"), whole);
         }
-        for wrong in ["5:abc", "x:abc", "3", "99999999999999999999999:"] {
+        for wrong in ["5:abc", "x:abc", "3", "99999999999999999999999:", "#a5:"] {
             read_row(wrong).expect_err(wrong);
         }
         read_entry("1:01:1~").expect_err("no entry");

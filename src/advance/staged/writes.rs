@@ -312,13 +312,14 @@ impl<'s, 'a> Writes<'s, 'a> {
         self.sql.execute("stage a TRUNCATE", FORGET, &[&number(table)]).await?;
         self.truncated.insert(table);
         let mirror = &mirrors[table];
-        let cursor = Cursor::open(self.sql, format!("all of {table}"), mirror.all_sql(), ROWS).await?;
+        let query = mirror.all(self.sql).await?;
+        let cursor = Cursor::open(self.sql, format!("all of {table}"), query, ROWS).await?;
         loop {
             let records = cursor.next().await?;
             if records.is_empty() {
                 break;
             }
-            match mirror.read_all(records.iter().map(|record| record.get(0)))? {
+            match mirror.read_all(&records)? {
                 Mirrored::Keys(keys) => self.remove(table, place, &keys).await?,
                 Mirrored::Rows(rows) => {
                     let mut tallies: HashMap<&Row, i64> = HashMap::new();

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::relation::{Known, describe, of_now};
 use crate::advance::Advance;
-use crate::change::{Change, Relation, ReplicaIdentity, Row, TupleData};
+use crate::change::{Change, Held, Relation, ReplicaIdentity, Row, TupleData};
 use crate::error::{Context as _, Result};
 use crate::mapping::plan::{Column, Table};
 use crate::mirror::net::stored_columns;
@@ -17,6 +17,7 @@ use crate::session::Session;
 /// Values as they can be cast, in order; null where one cannot.
 const CASTABLE: &str =
     "SELECT portalhook.castable(u.value, $2) FROM unnest($1::text[]) WITH ORDINALITY AS u (value, n) ORDER BY u.n";
+const CASTABLE_HELD: &str = "SELECT portalhook.castable(pg_temp.portalhook_given($1), $2) IS NOT NULL";
 const COPY: &str = "SELECT portalhook.request_copy(ARRAY[$1::oid], $2)
     WHERE NOT EXISTS (SELECT FROM portalhook.switches AS s WHERE s.kind = 'copy' AND s.state <> 'done' AND $1::oid = ANY (s.tables))";
 
@@ -144,18 +145,31 @@ async fn convert(session: &Session, words: &Words, changes: &mut [Change]) -> Re
             casts.insert(Bytes::from(text), cast);
         }
         for value in values(changes, &words.relation, *place) {
-            let TupleData::Text(text) = value else { continue };
-            match casts.get(text) {
-                Some(Some(cast)) => *text = cast.clone(),
-                _ if *is_key => return Ok(None),
-                _ => {
-                    lost = true;
-                    *value = TupleData::UnchangedToast;
+            match value {
+                TupleData::Text(text) => {
+                    if let Some(Some(cast)) = casts.get(text) {
+                        *text = cast.clone();
+                        continue;
+                    }
                 }
+                TupleData::Held(held) if is_castable(session, held, to).await? => continue,
+                TupleData::Held(_) => {}
+                TupleData::Null | TupleData::UnchangedToast => continue,
             }
+            if *is_key {
+                return Ok(None);
+            }
+            lost = true;
+            *value = TupleData::UnchangedToast;
         }
     }
     Ok(Some(lost))
+}
+
+async fn is_castable(session: &Session, held: &Held, to: &str) -> Result<bool> {
+    let field = format!("h{held}");
+    let row = session.query_one(CASTABLE_HELD, &[&field, &to]).await.context("read a large value as another type")?;
+    Ok(row.get(0))
 }
 
 /// What stands at a place in rows of this description.

@@ -14,7 +14,7 @@ use super::missed::Apart;
 use super::snapshot::Snapshot;
 use crate::advance::Advance;
 use crate::advance::cut::Cuts;
-use crate::change::{self, LARGE, Row, Transaction, TupleData};
+use crate::change::{self, NotHeld, Row, Transaction, TupleData};
 use crate::error::{Error, Kind, Result};
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
@@ -26,7 +26,11 @@ use crate::mirror::prepared::{Owned, Prepared};
 pub(crate) const CREATE: &str = "DROP TABLE IF EXISTS portalhook_mirror.recorded; \
      CREATE TABLE portalhook_mirror.recorded (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, xid bigint NOT NULL, change text NOT NULL)";
 const KEEP: &str = "INSERT INTO portalhook_mirror.recorded (xid, change) SELECT * FROM unnest($1::int8[], $2::text[])";
-const READ: &str = "SELECT n, xid, change FROM portalhook_mirror.recorded WHERE n > $1 ORDER BY n LIMIT 200";
+/// Some 1 MiB at a time.
+const READ: &str = "SELECT n, xid, change FROM (
+        SELECT *, sum(octet_length(change)) OVER (ORDER BY n ROWS UNBOUNDED PRECEDING) - octet_length(change) AS earlier
+        FROM (SELECT * FROM portalhook_mirror.recorded WHERE n > $1 ORDER BY n LIMIT 200) AS page
+    ) AS summed WHERE earlier < 1048576 ORDER BY n";
 
 /// What is copied, for which plan.
 pub(crate) struct Job {
@@ -94,6 +98,10 @@ struct KeptWrite {
 #[serde(untagged)]
 enum Value {
     Text(String),
+    /// The write session holds it.
+    Held {
+        held: String,
+    },
     /// `false`: not sent.
     Sent(bool),
     Null,
@@ -131,16 +139,6 @@ impl Recording {
         Ok(Some(Kept { xid, change }))
     }
 
-    /// Whether these changes hold what cannot be kept within memory's bounds.
-    fn is_too_large(&self, xid: u64, changes: &[change::Change]) -> bool {
-        let is_large = |value: &TupleData| matches!(value, TupleData::Text(text) if text.len() > LARGE);
-        let of = |change: &change::Change| match change {
-            change::Change::Insert { new, .. } | change::Change::Update { new, .. } => new.iter().any(is_large),
-            _ => false,
-        };
-        changes.iter().any(of) && self.netting.touches(changes) && !self.sees(xid)
-    }
-
     /// The copy is of no use: the copier makes another.
     pub(super) fn give_up(self, why: &str) {
         // A copier that is gone starts anew anyway.
@@ -170,7 +168,7 @@ impl Recording {
                 }
                 match read(row.get(2))? {
                     Change::Unreadable(why) => return Ok(Some(why)),
-                    Change::Writes { truncated, writes } => nets.push(net(xid, truncated, writes)),
+                    Change::Writes { truncated, writes } => nets.push(net(xid, truncated, writes)?),
                 }
             }
             // A TRUNCATE stands alone.
@@ -192,9 +190,6 @@ impl Recording {
 impl Advance {
     /// What of these changes a copy that is under way does not see.
     pub(super) fn keep(&mut self, xid: u64, changes: &[change::Change]) -> Result<Option<Kept>> {
-        if let Some(recording) = self.recording.take_if(|recording| recording.is_too_large(xid, changes)) {
-            recording.give_up("a value of megabytes was written to a table that was being copied");
-        }
         self.recording.as_mut().map_or(Ok(None), |recording| recording.keep(xid, changes))
     }
 }
@@ -214,20 +209,15 @@ fn read(text: &str) -> Result<Change> {
     serde_json::from_str(text).map_err(|error| Error::because(Kind::Failed, "read a change for the copy", error))
 }
 
-fn net(xid: u64, truncated: Vec<usize>, writes: Vec<KeptWrite>) -> Net {
-    let writes = writes
-        .into_iter()
-        .map(KeptWrite::back)
-        .filter_map(|mut write| {
-            // The table is emptied first: what is written then is new, what is gone is gone.
-            if truncated.contains(&write.table) {
-                write.existed = false;
-                write.image.as_ref()?;
-            }
-            Some(write)
-        })
-        .collect();
-    Net {
+fn net(xid: u64, truncated: Vec<usize>, writes: Vec<KeptWrite>) -> Result<Net> {
+    let mut writes: Vec<Write> = writes.into_iter().map(KeptWrite::back).collect::<Result<_>>()?;
+    writes.retain_mut(|write| {
+        // The table is emptied first: what is written then is new, what is gone is gone.
+        let is_emptied = truncated.contains(&write.table);
+        write.existed &= !is_emptied;
+        !is_emptied || write.image.is_some()
+    });
+    Ok(Net {
         xid,
         commit_lsn: Lsn::ZERO,
         end_lsn: Lsn::ZERO,
@@ -235,7 +225,7 @@ fn net(xid: u64, truncated: Vec<usize>, writes: Vec<KeptWrite>) -> Net {
         writes,
         operations: Vec::new(),
         truncated: truncated.into_iter().map(|table| (table, 0)).collect(),
-    }
+    })
 }
 
 fn kept(write: &Write) -> Result<KeptWrite> {
@@ -252,19 +242,19 @@ fn kept(write: &Write) -> Result<KeptWrite> {
 }
 
 impl KeptWrite {
-    fn back(self) -> Write {
+    fn back(self) -> Result<Write> {
         let key = |key: Vec<String>| -> Key { key.into_iter().map(Bytes::from).collect() };
-        let row = |row: Vec<Value>| -> Row { row.into_iter().map(Value::back).collect() };
-        Write {
+        let row = |row: Vec<Value>| row.into_iter().map(Value::back).collect::<Result<Row>>();
+        Ok(Write {
             table: self.table,
             key: key(self.key),
             existed: self.existed,
-            image: self.image.map(row),
-            gone: self.gone.map(row),
+            image: self.image.map(row).transpose()?,
+            gone: self.gone.map(row).transpose()?,
             moved_from: self.moved_from.map(key),
             place: 0,
             alters: true,
-        }
+        })
     }
 }
 
@@ -274,15 +264,20 @@ impl Value {
             TupleData::Null => Self::Null,
             TupleData::UnchangedToast => Self::Sent(false),
             TupleData::Text(text) => Self::Text(utf8(text)?),
+            TupleData::Held(held) => Self::Held { held: held.to_string() },
         })
     }
 
-    fn back(self) -> TupleData {
-        match self {
+    fn back(self) -> Result<TupleData> {
+        Ok(match self {
             Self::Null => TupleData::Null,
             Self::Sent(_) => TupleData::UnchangedToast,
             Self::Text(text) => TupleData::Text(Bytes::from(text)),
-        }
+            Self::Held { held } => {
+                let broken = |NotHeld| Error::failed("a value that is kept for the copy cannot be read back");
+                TupleData::Held(Box::new(held.parse().map_err(broken)?))
+            }
+        })
     }
 }
 

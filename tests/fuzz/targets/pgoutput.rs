@@ -14,5 +14,8 @@ use bytes::Bytes;
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let bytes = Bytes::copy_from_slice(data);
     drop(pgoutput::Frame::decode(bytes.clone()));
+    let mut sieve = pgoutput::Sieve::new();
+    drop(sieve.push(bytes.clone()));
+    drop(pgoutput::Message::decode_rest(sieve.finish()));
     drop(pgoutput::Message::decode(bytes));
 });

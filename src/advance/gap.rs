@@ -26,6 +26,7 @@ use crate::mirror::catalog::{self, Follow, differences};
 use crate::mirror::compare::{self, Comparison};
 use crate::mirror::copy::{self, patiently};
 use crate::mirror::counters::CounterRows;
+use crate::mirror::courtesy::giving_way;
 use crate::mirror::held;
 use crate::mirror::net::{Net, OperationAt};
 use crate::mirror::prepared::Prepared;
@@ -131,7 +132,8 @@ impl Advance {
         let waiting = "creating the replication slot: waits for every transaction of the server that is writing";
         let exported = patiently(slot::create(database, &slot), &mut progress, waiting).await?;
         failpoint::hit("recreated");
-        match self.bridge(session, &exported, gap, &mut progress).await {
+        let bridging = Box::pin(self.bridge(session, &exported, gap, &mut progress));
+        match giving_way(database, "portalhook gap", session, bridging).await {
             Ok(events) => {
                 let to = exported.consistent_point;
                 tracing::warn!("the gap from {from} to {to} is closed: {events} events, in one transaction");

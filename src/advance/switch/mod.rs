@@ -7,7 +7,6 @@
 mod advice;
 mod ahead;
 pub(crate) mod copier;
-mod courtesy;
 mod earlier;
 pub(crate) mod job;
 mod large;

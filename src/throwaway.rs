@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub(crate) struct Throwaway {
     pub(crate) directory: PathBuf,
     pub(crate) programs: PathBuf,
+    pub(crate) number: u32,
     pub(crate) port: u16,
     pub(crate) running: bool,
 }
@@ -28,7 +29,7 @@ impl Throwaway {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("portalhook-{}-{number}", std::process::id()));
-        let server = Self { directory, programs: programs()?, port: free_port(number)?, running: false };
+        let server = Self { directory, programs: programs()?, number, port: free_port(number)?, running: false };
         fs::create_dir_all(&server.directory)?;
         if is_root() {
             done(Command::new("chown").arg("postgres").arg(&server.directory).output()?)?;
@@ -48,6 +49,8 @@ impl Throwaway {
                 .arg(server.data())
                 .output()?,
         )?;
+        // Meanwhile somebody else may have found the same one.
+        server.port = free_port(server.number)?;
         let mut lines = vec![
             "listen_addresses = '127.0.0.1'".to_owned(),
             format!("port = {}", server.port),
@@ -229,7 +232,7 @@ fn programs() -> io::Result<PathBuf> {
 pub(crate) fn free_port(number: u32) -> io::Result<u16> {
     const FIRST: u16 = 10_000;
     const COUNT: u32 = 22_000;
-    let begin = std::process::id().wrapping_mul(7919).wrapping_add(number);
+    let begin = std::process::id().wrapping_mul(7919).wrapping_add(number.wrapping_mul(37));
     (0..COUNT)
         .map(|step| FIRST + u16::try_from(begin.wrapping_add(step) % COUNT).unwrap_or_default())
         .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())

@@ -363,6 +363,30 @@ fn a_migration_in_the_gap_is_followed_before_the_gap_is_closed() {
 }
 
 #[test]
+fn a_key_that_is_replaced_in_the_gap_loses_nothing() {
+    let portal = portal();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.run().terminate();
+    portal.sql(&format!(
+        "{DROP_SLOT};
+         ALTER TABLE votes ADD COLUMN code int; UPDATE votes SET code = id + 100; UPDATE posts SET status = 'planned' WHERE id = 99;
+         ALTER TABLE votes DROP COLUMN id, ADD PRIMARY KEY (code); DELETE FROM votes WHERE code = 101;
+         INSERT INTO votes (code, post_id, user_id) VALUES (103, 98, 49);"
+    ));
+    let daemon = portal.spawn(&[]);
+    daemon.wait_for_line("column id of public.votes, which the mapping reads, is gone");
+    portal.sql("UPDATE portalhook.mapping SET query = replace(query, 'id, post_id', 'code AS id, post_id') WHERE entity = 'votes'");
+    portal.wait_for_outcome(
+        "SELECT count(*) > 0 AND bool_and(state = 'done') FROM portalhook.switches WHERE kind = 'copy'",
+    );
+    portal.sql("DELETE FROM votes WHERE code = 102");
+    let expected = ["post.status_changed 99", "vote.deleted 1", "vote.created 103", "vote.deleted 102"];
+    assert_eq!(portal.event_names(&receiver, endpoint), expected);
+    assert_eq!(mirror::differences(&portal), "");
+}
+
+#[test]
 fn setup_says_what_bounds_the_log_while_no_daemon_runs() {
     let portal = Portal::without_setup(Database::on_its_own_server(&[]), include_str!("../sql/demo/portal.sql"));
     let said = String::from_utf8_lossy(&portal.try_setup(include_str!("../sql/demo/views.sql")).stdout).into_owned();

@@ -184,6 +184,85 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.updated 99"]);
 }
 
+/// Everything has to be copied.
+const DROP_SLOT: &str = "SELECT pg_drop_replication_slot(slot) FROM portalhook.checkpoint \\g /dev/null";
+
+/// A migration of posts, once somebody who reads them waits for the locked catalog: ours, which `Holder` has.
+const MIGRATED: &str = "
+    DO $$ BEGIN
+        WHILE NOT EXISTS (SELECT FROM pg_locks AS w JOIN pg_locks AS h USING (pid)
+                          WHERE w.relation = 'portalhook.catalog'::regclass AND NOT w.granted AND h.relation = 'posts'::regclass AND h.granted) LOOP
+            PERFORM pg_sleep(0.01);
+        END LOOP;
+    END $$;
+    SET lock_timeout = '10s';";
+
+/// Setup's copy ends with what the catalog says, where it waits for this.
+fn held_catalog(portal: &Portal) -> Holder {
+    Holder::of(portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE")
+}
+
+#[test]
+fn the_first_copy_gives_way_to_a_migration_and_setup_begins_anew() {
+    let portal = Portal::sample();
+    portal.sql(DROP_SLOT);
+    let ours = held_catalog(&portal);
+    let output = std::thread::scope(|scope| {
+        let setup = scope.spawn(|| portal.setup_with(&["--afresh"]));
+        // The second attempt has another mapping to copy.
+        portal.sql(&format!("{MIGRATED} ALTER TABLE posts ALTER status TYPE varchar(100), ADD COLUMN late int;"));
+        drop(ours);
+        setup.join().expect("setup")
+    });
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let again = "again         a statement of the application waited for a table that was being copied, and the copy gave way: \
+                 beginning anew (2 of 5)";
+    assert!(said.contains(again) && said.contains("done"), "{said}");
+    assert_eq!(crate::support::mirror::differences(&portal), "");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
+    let _daemon = portal.run();
+    portal.sql("UPDATE posts SET title = 'After', status = 'a status' WHERE id = 99");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["post.status_changed 99", "post.updated 99"]);
+}
+
+#[test]
+fn a_first_copy_that_never_gets_to_its_end_says_what_to_do_and_leaves_no_slot() {
+    let portal = Portal::sample();
+    portal.sql(DROP_SLOT);
+    let ours = held_catalog(&portal);
+    let output = std::thread::scope(|scope| {
+        let setup = scope.spawn(|| portal.setup_with(&["--afresh"]));
+        for number in 0..5 {
+            portal.sql(&format!("{MIGRATED} ALTER TABLE posts ADD COLUMN late_{number} int;"));
+        }
+        setup.join().expect("setup")
+    });
+    drop(ours);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("for the 5th time: run portalhook setup again while no migration runs"), "{said}");
+    assert_eq!(portal.sql("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()"), "0");
+    assert!(portal.setup_with(&["--afresh"]).status.success());
+    assert_eq!(crate::support::mirror::differences(&portal), "");
+}
+
+#[test]
+fn the_comparison_that_closes_a_gap_gives_way_to_a_migration() {
+    let portal = Portal::sample_with("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49);");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.run().terminate();
+    portal.sql(&format!("{DROP_SLOT}\nDELETE FROM votes;"));
+    let ours = held_catalog(&portal);
+    let daemon = portal.spawn(&[]);
+    portal.sql(&format!("{MIGRATED} ALTER TABLE posts ADD COLUMN late int;"));
+    daemon.wait_for_line("waited for a table that was being copied, and the copy gave way");
+    drop(ours);
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.deleted 1"]);
+}
+
 #[test]
 fn many_tables_and_columns_beside_ours_slow_nothing_down() {
     let many = "
@@ -209,4 +288,34 @@ fn many_tables_and_columns_beside_ours_slow_nothing_down() {
          WHERE query LIKE '%What the catalog said%' AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND min_exec_time > 50",
     );
     assert_eq!(slow, "", "milliseconds of a look");
+}
+
+/// What the mapping names is looked up while a migration holds the table: before it has another name, and after it has.
+#[test]
+fn a_table_that_is_swapped_just_when_the_mapping_is_read_is_not_forgotten() {
+    let portal = Portal::sample();
+    let role = portal.database.role();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            portal.sql(
+                "BEGIN; CREATE TABLE votes_new (LIKE votes INCLUDING ALL); ALTER TABLE votes RENAME TO votes_old; ALTER TABLE votes_new RENAME TO votes;
+                 DO $$ BEGIN
+                     WHILE NOT EXISTS (SELECT FROM pg_locks AS w WHERE w.relation = 'votes_old'::regclass AND NOT w.granted) LOOP
+                         PERFORM pg_sleep(0.01);
+                     END LOOP;
+                 END $$;
+                 COMMIT;",
+            )
+        });
+        portal.sql(&format!(
+            "DO $$ BEGIN
+                 WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'votes'::regclass AND mode = 'AccessExclusiveLock' AND granted) LOOP
+                     PERFORM pg_sleep(0.01);
+                 END LOOP;
+             END $$;
+             SET ROLE {role}; SELECT portalhook.forget_tables() \\g /dev/null"
+        ));
+    });
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.mapped_tables WHERE table_name = 'votes'"), "1");
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.mapped_tables"), "5");
 }

@@ -4,7 +4,7 @@
 //! stands for all that was missed. Until that is committed, `checkpoint.gap` says that the slot does not count; so a crash
 //! in between begins anew, and nothing was told before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::group::Group;
 use super::operations::{self, Operation};
@@ -26,6 +26,7 @@ use crate::mirror::catalog::{self, Follow, differences};
 use crate::mirror::compare::{self, Comparison};
 use crate::mirror::copy::{self, patiently};
 use crate::mirror::counters::CounterRows;
+use crate::mirror::courtesy::giving_way;
 use crate::mirror::held;
 use crate::mirror::net::{Net, OperationAt};
 use crate::mirror::prepared::Prepared;
@@ -68,7 +69,11 @@ impl Advance {
                 "the mapping newly names {title}, which is not mirrored: until the gap is closed it can name only what was \
                  mirrored before it"
             )),
-            Some(Unfit::Keyless(_, why)) => Some(why),
+            // What its copy is compared with is the mirror as it is.
+            Some(Unfit::Apart(table, why)) => {
+                self.resync(session, table, &why).await?;
+                self.follow_tables(&sql, session).await?
+            }
             None => self.follow_tables(&sql, session).await?,
         };
         let Some(why) = why else { return Ok(true) };
@@ -127,7 +132,8 @@ impl Advance {
         let waiting = "creating the replication slot: waits for every transaction of the server that is writing";
         let exported = patiently(slot::create(database, &slot), &mut progress, waiting).await?;
         failpoint::hit("recreated");
-        match self.bridge(session, &exported, gap, &mut progress).await {
+        let bridging = Box::pin(self.bridge(session, &exported, gap, &mut progress));
+        match giving_way(database, "portalhook gap", session, bridging).await {
             Ok(events) => {
                 let to = exported.consistent_point;
                 tracing::warn!("the gap from {from} to {to} is closed: {events} events, in one transaction");
@@ -181,7 +187,7 @@ impl Advance {
             truncated: Vec::new(),
         };
         let plan = self.plan.clone();
-        let comparisons = comparisons(&plan, session).await?;
+        let comparisons = comparisons(&plan, session, &self.skipped).await?;
         let started_at = self.checkpoint.position;
         let mut group = Group::of_gap(target);
         let missed = operations::read_missed(&sql).await?;
@@ -270,7 +276,8 @@ impl Advance {
 }
 
 /// What shows what the mirrors lack: posts before votes before comments, then the rest.
-async fn comparisons<'p>(plan: &'p Plan, session: &Session) -> Result<Vec<Comparison<'p>>> {
+/// Tables that are left out are compared with their copies, later.
+async fn comparisons<'p>(plan: &'p Plan, session: &Session, skipped: &HashSet<u32>) -> Result<Vec<Comparison<'p>>> {
     let rank = |table: usize| {
         let of = plan.entities.iter().filter(|entity| entity.base == Some(table));
         of.map(|entity| entity.entity).min().unwrap_or(Entity::Portals)
@@ -278,7 +285,7 @@ async fn comparisons<'p>(plan: &'p Plan, session: &Session) -> Result<Vec<Compar
     let mut order: Vec<usize> = (0..plan.tables.len()).collect();
     order.sort_by_key(|&table| rank(table));
     let mut comparisons = Vec::new();
-    for index in order {
+    for index in order.into_iter().filter(|&index| !skipped.contains(&plan.tables[index].oid)) {
         let table = &plan.tables[index];
         comparisons.push(Comparison { index, table, source: compare::source(session, table).await? });
     }

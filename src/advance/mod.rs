@@ -360,6 +360,7 @@ impl Advance {
         mut group: Group,
         started_at: i64,
     ) -> Result<Advanced> {
+        let entered = self.let_in(sql, session, &mut group).await?;
         self.check_labels(session, &group).await?;
         failpoint::hit("evaluated");
         // From here on everything is sent at once, COMMIT included: after an error, the fence's too, COMMIT rolls back.
@@ -373,8 +374,8 @@ impl Advance {
         record::failures(sql, &self.plan, &group.failures).await?;
         switch::job::keep(sql, std::mem::take(&mut group.kept)).await?;
         let adopted = match &group.turn {
-            Some(turn) => self.turn(sql, session, turn, group.checkpoint.lsn).await?,
-            None => None,
+            Some(turn) if entered.is_none() => self.turn(sql, session, turn, group.checkpoint.lsn).await?,
+            _ => entered,
         };
         group.checkpoint.advance(sql).await?;
         sql.post_plain("commit a group", "COMMIT").await?;

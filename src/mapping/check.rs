@@ -162,11 +162,13 @@ pub(super) fn joins(entity: Entity, parsed: &Parsed) -> Vec<String> {
                 .to_owned(),
         );
     }
-    for name in ["author", "voter"] {
+    for (article, name) in [("an", "author"), ("a", "voter")] {
         if required(entity).contains(&name)
             && let Err(reason) = parsed.path.origin(name)
         {
-            warnings.push(format!("has a {name} that is not a column of the base row ({reason}): counters may drift"));
+            warnings.push(format!(
+                "has {article} {name} that is not a column of the base row ({reason}): counters may drift"
+            ));
         }
     }
     warnings

@@ -1,6 +1,7 @@
 //! The five SELECTs: read, checked, rewritten to read the mirror.
 
 mod catalog;
+mod chance;
 mod check;
 pub(crate) mod clock;
 mod columns;

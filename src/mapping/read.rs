@@ -12,16 +12,11 @@ use super::plan::{Entity, EntityPlan, Output, Plan, Table};
 use super::rewrite::{self, Rewriter};
 use super::select::Variant;
 use super::uses::{self, Parsed, Uses};
-use super::{check, ids, prove, syntax};
+use super::{chance, check, ids, prove, syntax};
 use crate::error::{Context, Error, Result};
 
-/// Checks the mapping and rewrites it. `client` is the owner's, outside of a transaction, with our pinned settings; a
-/// wrong mapping is a usage error that names the view and says what to do.
-pub(crate) async fn read(client: &Client, queries: &[(Entity, String)]) -> Result<Plan> {
-    Ok(read_with_warnings(client, queries).await?.0)
-}
-
-/// The same, with what `check` should tell the operator.
+/// Checks the mapping and rewrites it; gives what the operator should hear of it, too. `client` is the owner's, outside of a
+/// transaction, with our pinned settings; a wrong mapping is a usage error that names the view and says what to do.
 pub(crate) async fn read_with_warnings(client: &Client, queries: &[(Entity, String)]) -> Result<(Plan, Vec<String>)> {
     read_again(client, queries, None).await
 }
@@ -214,6 +209,7 @@ impl<'a> Reader<'a> {
         let parsed = Parsed::of(&canonical)?;
         let calls = check::builtin_calls(&parsed.statement);
         check::syntax(facts, &parsed, &catalog::volatile_builtins(self.client, &calls).await?)?;
+        warnings.extend(chance::choices(&parsed.statement).into_iter().map(|warning| format!("{title} {warning}")));
         let uses = uses::uses(facts, &parsed)?;
         if uses.clock {
             warnings.push(format!(

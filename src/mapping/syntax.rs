@@ -52,6 +52,11 @@ impl Statement {
         Ok(Self { tokens: lex(&text)?, text, tree: *tree, json })
     }
 
+    /// The SELECT itself as JSON, which `walk` does not visit.
+    pub(super) fn root(&self) -> &Value {
+        &self.json
+    }
+
     /// Calls `visit` with the kind and the JSON of every node of the statement, at any depth.
     pub(super) fn walk(&self, visit: &mut dyn FnMut(&str, &Value)) {
         walk(&self.json, true, visit);

@@ -170,7 +170,7 @@ pub(crate) async fn remember_all(client: &Client, plan: &Plan, publication: &str
     Ok(())
 }
 
-/// Fails where a table that was read in this transaction's snapshot has got other files since: to an older snapshot a
+/// Fails with `Kind::Again` where a table that was read in this transaction's snapshot has got other files since: to an older snapshot a
 /// rewritten or truncated table looks empty (manual, "Concurrency Control", Caveats), so what was copied may be nothing.
 /// To be called after the copy, which holds the tables' locks.
 pub(crate) async fn check_files(client: &Client, tables: &[u32]) -> Result<()> {
@@ -184,10 +184,10 @@ pub(crate) async fn check_files(client: &Client, tables: &[u32]) -> Result<()> {
         .await
         .context("see that no table was rewritten meanwhile")?;
     match row {
-        Some(row) => Err(Error::failed(format!(
-            "{} was rewritten while it was copied, so the copy may lack rows: try again",
-            row.get::<_, &str>(0)
-        ))),
+        Some(row) => Err(Error::new(
+            Kind::Again,
+            format!("{} was rewritten while it was copied, so the copy may lack rows", row.get::<_, &str>(0)),
+        )),
         None => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod compare;
 pub(crate) mod copy;
 pub(crate) mod count;
 pub(crate) mod counters;
+pub(crate) mod courtesy;
 pub(crate) mod evaluate;
 pub(crate) mod filter;
 pub(crate) mod held;

@@ -17,6 +17,8 @@ const PRESETS: [(&str, &str); 2] =
 pub(crate) struct Chosen {
     pub(crate) queries: Vec<(Entity, String)>,
     pub(crate) plan: Plan,
+    /// What is allowed and may surprise.
+    pub(crate) warnings: Vec<String>,
     /// For the report: "fider.sql", "preset fider", "already there".
     pub(crate) origin: String,
     /// It stands in `portalhook.mapping` as it is here.
@@ -44,11 +46,11 @@ pub(crate) async fn choose(client: &Client, views: Option<&str>, mirrors: Known)
     if let (Known::Moved, Some(before)) = (mirrors, &mut before) {
         find_by_name(client, before).await?;
     }
-    let (plan, _) =
+    let (plan, warnings) =
         read::read_again(client, &queries, before.as_ref()).await.context(format!("check the mapping ({origin})"))?;
     let stored = queries == there;
     let origin = if stored { "already there".to_owned() } else { origin };
-    Ok(Chosen { queries, plan, origin, stored })
+    Ok(Chosen { queries, plan, warnings, origin, stored })
 }
 
 /// A file where there is one, a preset otherwise.
@@ -70,8 +72,9 @@ async fn recognised(client: &Client) -> Result<Chosen> {
         tidy(&mut queries);
         if fits(client, &queries).await? {
             let origin = format!("preset {name}, whose tables are here");
-            let plan = read::read(client, &queries).await.context(format!("check the mapping ({origin})"))?;
-            return Ok(Chosen { queries, plan, origin, stored: false });
+            let (plan, warnings) =
+                read::read_with_warnings(client, &queries).await.context(format!("check the mapping ({origin})"))?;
+            return Ok(Chosen { queries, plan, warnings, origin, stored: false });
         }
     }
     Err(fix(

@@ -29,7 +29,8 @@ pub(crate) async fn store(client: &Client, chosen: &Chosen, script: &mut Script<
         script.run(client, &sql, "store the mapping").await?;
     }
     let entities: Vec<&str> = chosen.queries.iter().map(|(entity, _)| entity.name()).collect();
-    script.say("mapping", format!("{} ({})", chosen.origin, entities.join(", ")))
+    script.say("mapping", format!("{} ({})", chosen.origin, entities.join(", ")))?;
+    chosen.warnings.iter().try_for_each(|warning| script.say("warning", warning))
 }
 
 /// Stores the mapping for a daemon that switches to it. Where its text is there already and comes to something else by now, the

@@ -87,71 +87,106 @@ pub(crate) async fn run(options: &Options, out: &mut (dyn Write + Send)) -> Resu
     }
     script.say("server", format!("database {} as {}", server.database, server.admin))?;
 
-    let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
-    let known = match options.origin {
-        _ if options.afresh => Known::Nothing,
-        Origin::New { .. } => Known::Nothing,
-        Origin::Adopt => Known::Moved,
-        Origin::AsBefore => Known::AsItIs,
-    };
-    let chosen = choose::choose(&admin, options.views.as_deref(), known).await?;
-    publication::check_tables(&admin, &chosen.plan, &role.name).await?;
-    let standing = stream::look(&admin, &server, &chosen.plan, &slot, database.home(), options.origin)
-        .await?
-        .permitted(options.afresh || matches!(options.origin, Origin::New { .. }))?;
+    let setup = Setup { options, database: &database, server: &server, role: &role };
+    for attempt in 1..ATTEMPTS {
+        match setup.attempt(&mut admin, &mut script).await {
+            // Its steps are idempotent, and the mapping may have to be another after the migration.
+            Err(error) if error.kind() == Kind::Again => {
+                script.say("again", format!("{error}: beginning anew ({} of {ATTEMPTS})", attempt + 1))?;
+            }
+            done => return done,
+        }
+    }
+    setup.attempt(&mut admin, &mut script).await.map_err(|error| match error.kind() {
+        Kind::Again => Error::failed(format!(
+            "{error}, for the {ATTEMPTS}th time: run portalhook setup again while no migration runs; no slot was left"
+        )),
+        _ => error,
+    })
+}
 
-    role::prepare(&admin, &server, &role, &mut script).await?;
-    schema::prepare(&mut admin, &server, &role, &mut script).await?;
-    origin::own(&admin, &server, &role, &mut script).await?;
-    let kept = match &standing {
-        Standing::Changed { stored, .. } => stored.tables.as_slice(),
-        _ => &[],
-    };
-    let switches = matches!(standing, Standing::Changed { .. });
-    if !switches {
-        mapping::store(&admin, &chosen, &mut script).await?;
+/// How often setup begins, where the first copy gives way to migrations.
+const ATTEMPTS: u32 = 5;
+
+/// What stays the same in every attempt.
+struct Setup<'a> {
+    options: &'a Options,
+    database: &'a Database,
+    server: &'a server::Server,
+    role: &'a Role,
+}
+
+impl Setup<'_> {
+    /// All steps. `Kind::Again`: a migration came in between.
+    async fn attempt(&self, admin: &mut Session, script: &mut Script<'_>) -> Result<()> {
+        let Self { options, database, server, role } = *self;
+        let slot = options.slot.clone().unwrap_or_else(|| format!("portalhook_{}", server.database_oid));
+        let known = match options.origin {
+            _ if options.afresh => Known::Nothing,
+            Origin::New { .. } => Known::Nothing,
+            Origin::Adopt => Known::Moved,
+            Origin::AsBefore => Known::AsItIs,
+        };
+        let chosen = choose::choose(admin, options.views.as_deref(), known).await?;
+        publication::check_tables(admin, &chosen.plan, &role.name).await?;
+        let standing = stream::look(admin, server, &chosen.plan, &slot, database.home(), options.origin)
+            .await?
+            .permitted(options.afresh || matches!(options.origin, Origin::New { .. }))?;
+
+        role::prepare(admin, server, role, script).await?;
+        schema::prepare(admin, server, role, script).await?;
+        origin::own(admin, server, role, script).await?;
+        let kept = match &standing {
+            Standing::Changed { stored, .. } => stored.tables.as_slice(),
+            _ => &[],
+        };
+        let switches = matches!(standing, Standing::Changed { .. });
+        if !switches {
+            mapping::store(admin, &chosen, script).await?;
+        }
+        let before = match &standing {
+            Standing::Stale { replaced, .. } => replaced.as_deref(),
+            Standing::Whole
+            | Standing::Reworded
+            | Standing::Adopted { .. }
+            | Standing::Nothing { .. }
+            | Standing::Changed { .. } => None,
+        };
+        mapping::grant(admin, server, role, &chosen.plan, before, script).await?;
+        followed::store(admin, &chosen.plan, &options.publication, script).await?;
+        identity::prepare(admin, &chosen.plan, script).await?;
+        publication::prepare(admin, &chosen.plan, kept, &options.publication, script).await?;
+        followed::event_trigger(admin, options.event_trigger, script).await?;
+        if switches {
+            // The daemon may act on it at once: what it needs is there.
+            mapping::announce(admin, &chosen, script).await?;
+        }
+        let session =
+            if options.print_sql { None } else { Some(session::connect(database, "portalhook setup").await?) };
+        if let Some(session) = &session {
+            server.is_that_of(session).await?;
+        }
+        let client: Option<&Client> = session.as_deref();
+        if let Some(client) = client {
+            schema::partitions(client, script).await?;
+        } else {
+            schema::partitions(admin, script).await?;
+        }
+        let beginning = Beginning {
+            server,
+            plan: &chosen.plan,
+            slot: &slot,
+            publication: &options.publication,
+            database: session.as_ref().map_or(database, Session::database),
+            origin: options.origin,
+        };
+        beginning.make(admin, client, &standing, script).await?;
+        if !switches {
+            show::prepare(admin, client, &chosen.plan, !matches!(standing, Standing::Whole), script).await?;
+        }
+        server::advise(admin, options.max_wal, script).await?;
+        script.say("done", "portalhook run, then INSERT INTO portalhook.endpoints (url) VALUES ('https://…')")
     }
-    let before = match &standing {
-        Standing::Stale { replaced, .. } => replaced.as_deref(),
-        Standing::Whole
-        | Standing::Reworded
-        | Standing::Adopted { .. }
-        | Standing::Nothing { .. }
-        | Standing::Changed { .. } => None,
-    };
-    mapping::grant(&admin, &server, &role, &chosen.plan, before, &mut script).await?;
-    followed::store(&admin, &chosen.plan, &options.publication, &mut script).await?;
-    identity::prepare(&admin, &chosen.plan, &mut script).await?;
-    publication::prepare(&admin, &chosen.plan, kept, &options.publication, &mut script).await?;
-    followed::event_trigger(&admin, options.event_trigger, &mut script).await?;
-    if switches {
-        // The daemon may act on it at once: what it needs is there.
-        mapping::announce(&admin, &chosen, &mut script).await?;
-    }
-    let session = if options.print_sql { None } else { Some(session::connect(&database, "portalhook setup").await?) };
-    if let Some(session) = &session {
-        server.is_that_of(session).await?;
-    }
-    let client: Option<&Client> = session.as_deref();
-    if let Some(client) = client {
-        schema::partitions(client, &mut script).await?;
-    } else {
-        schema::partitions(&admin, &mut script).await?;
-    }
-    let beginning = Beginning {
-        server: &server,
-        plan: &chosen.plan,
-        slot: &slot,
-        publication: &options.publication,
-        database: session.as_ref().map_or(&database, Session::database),
-        origin: options.origin,
-    };
-    beginning.make(&admin, client, &standing, &mut script).await?;
-    if !switches {
-        show::prepare(&admin, client, &chosen.plan, !matches!(standing, Standing::Whole), &mut script).await?;
-    }
-    server::advise(&admin, options.max_wal, &mut script).await?;
-    script.say("done", "portalhook run, then INSERT INTO portalhook.endpoints (url) VALUES ('https://…')")
 }
 
 /// One setup at a time; the lock ends with the session. The server may take a moment to see that an earlier one has ended.

@@ -10,6 +10,7 @@ use crate::capture::slot::{self, Slot};
 use crate::error::{Context as _, Result};
 use crate::mapping::plan::Plan;
 use crate::mirror::copy::{FirstCopy, patiently, store_plan};
+use crate::mirror::courtesy::giving_way;
 use crate::session::{Database, Replication};
 
 /// What stands there already.
@@ -258,7 +259,8 @@ impl Beginning<'_> {
         let waiting = "creating the replication slot: waits for every transaction of the server that is writing";
         let exported = patiently(slot::create(self.database, self.slot), &mut progress, waiting).await?;
         let point = exported.consistent_point;
-        let copied = match copy.run(client, &exported.snapshot, point, &mut progress).await {
+        let copying = copy.run(client, &exported.snapshot, point, &mut progress);
+        let copied = match giving_way(self.database, "portalhook setup", client, copying).await {
             Ok(copied) => copied,
             Err(error) => {
                 // The slot would hold WAL for nobody; if even that fails, the next setup finds it without a checkpoint.

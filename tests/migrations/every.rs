@@ -29,9 +29,12 @@ impl Migration {
             daemon.wait_for_line("in force from here on");
         }
         portal.sql(&format!("{PATIENCE} {}", self.writes));
-        if let Then::Paused(mapping) = self.then {
+        if let Then::Paused(mapping) | Then::PausedAndCompared(mapping) = self.then {
             daemon.wait_for_line("UPDATE portalhook.mapping");
             portal.sql(mapping);
+        }
+        if let Then::PausedAndCompared(_) = self.then {
+            portal.wait_for_outcome("SELECT bool_and(state = 'done') FROM portalhook.switches");
         }
         let events = portal.events(&receiver, endpoint);
         let names: Vec<String> = events.iter().skip(1).map(crate::support::portal::name_and_id).collect();
@@ -65,7 +68,7 @@ impl Migration {
         portal.run().terminate();
         portal.sql(&format!("{PATIENCE} {}; {}", self.migration, self.writes));
         let daemon = portal.run();
-        if let Then::Paused(mapping) = self.then {
+        if let Then::Paused(mapping) | Then::PausedAndCompared(mapping) = self.then {
             daemon.wait_for_line("UPDATE portalhook.mapping");
             portal.sql(mapping);
         }

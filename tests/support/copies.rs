@@ -239,7 +239,13 @@ impl Database {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("portalhook-{}-copy-{number}", std::process::id()));
         let port = free_port(number).expect("a free port");
-        let mut server = Throwaway { directory, programs: self.server.programs.clone(), port, running: false };
+        let mut server = Throwaway {
+            directory,
+            programs: self.server.programs.clone(),
+            number: self.server.number,
+            port,
+            running: false,
+        };
         std::fs::create_dir_all(&server.directory).expect("a directory");
         succeed(Command::new("chown").arg("--reference").arg(&self.server.directory).arg(&server.directory));
         fill(&server);

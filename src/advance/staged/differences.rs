@@ -50,6 +50,9 @@ impl Advance {
         if found > 0 || writes.operations > 0 {
             self.take_staged(Staged::new(sql, writes, net, Whose::Anybody, pace), group).await?;
         }
+        // More may be staged in the same transaction.
+        sql.settle().await?;
+        tables::remove(sql).await?;
         Ok(found)
     }
 }

@@ -34,7 +34,7 @@ const CREATE: &str = "
 
 const REMOVE: &str = "
     CLOSE ALL;
-    DROP TABLE pg_temp.staged_writes, pg_temp.staged_rows, pg_temp.staged_operations, pg_temp.staged_states, pg_temp.staged_counts,
+    DROP TABLE IF EXISTS pg_temp.staged_writes, pg_temp.staged_rows, pg_temp.staged_operations, pg_temp.staged_states, pg_temp.staged_counts,
         pg_temp.staged_events, pg_temp.staged_sums";
 
 /// Begins the group that a large transaction is.

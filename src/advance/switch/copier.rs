@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::Client;
 
-use super::courtesy::giving_way;
 use super::job::Job;
 use super::place::needs_copies;
 use super::snapshot::Snapshot;
@@ -23,6 +22,7 @@ use crate::mapping::mirrors::Mirrors;
 use crate::mapping::plan::Plan;
 use crate::mapping::read;
 use crate::mapping::stored::{self, Source};
+use crate::mirror::courtesy::giving_way;
 use crate::mirror::show::Show;
 use crate::mirror::{catalog, copy};
 use crate::session::{self, Database, Session};
@@ -182,7 +182,9 @@ impl Copier<'_> {
         settle(session).await?;
         session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.context("begin a copy")?;
         let copy = Copy { session, plan: &plan, copied: &copied, attempt: &attempt, snapshot: &snapshot };
-        if let Err(error) = giving_way(self.database, session, copy.fill(self.database, &requests)).await {
+        if let Err(error) =
+            giving_way(self.database, "portalhook switch", session, copy.fill(self.database, &requests)).await
+        {
             session.batch_execute("ROLLBACK").await.context("give a copy up")?;
             return Err(error);
         }

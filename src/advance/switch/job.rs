@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::missed::Apart;
 use super::snapshot::Snapshot;
 use crate::advance::Advance;
 use crate::advance::cut::Cuts;
@@ -61,6 +62,9 @@ pub(crate) struct Recording {
     pub(crate) job: Job,
     /// Why the copy cannot be used, as `catch_up` has found.
     pub(crate) useless: Option<String>,
+    /// Rows that are kept apart until it is in force, and when it was announced (microseconds since 1970).
+    pub(super) apart: Vec<Apart>,
+    pub(super) announced_at: i64,
     netting: Netting,
 }
 
@@ -112,7 +116,7 @@ impl Job {
 
 impl Recording {
     pub(crate) fn new(job: Job) -> Self {
-        Self { netting: Netting::of(&job.plan, &job.copied), job, useless: None }
+        Self { netting: Netting::of(&job.plan, &job.copied), job, useless: None, apart: Vec::new(), announced_at: 0 }
     }
 
     /// What has to be kept of a transaction, or of a part of one, if anything.

@@ -7,11 +7,11 @@
 mod advice;
 mod ahead;
 pub(crate) mod copier;
-mod courtesy;
 mod earlier;
 pub(crate) mod job;
 mod large;
 mod missed;
+mod pairs;
 pub(super) mod pause;
 pub(super) mod place;
 pub(super) mod rebuild;

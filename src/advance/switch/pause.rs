@@ -183,7 +183,7 @@ impl Advance {
             }
             Newest::Plan(plan, seen) => (*plan, seen),
         };
-        let rebuilds = match self.rebuilds(&plan) {
+        let rebuilds = match self.rebuilds(session, &plan).await? {
             Ok(rebuilds) => rebuilds,
             Err(unfit) => return Ok(Some(unfit)),
         };
@@ -208,7 +208,7 @@ impl Advance {
                     is_copied_first(&title)
                 }
                 // The copy that it is compared with brings the mapping.
-                Unfit::Keyless(table, why) => {
+                Unfit::Apart(table, why) => {
                     self.resync(session, table, &why).await?;
                     return Ok(false);
                 }

@@ -12,8 +12,8 @@ use crate::session::Session;
 pub(in crate::advance) enum Unfit {
     /// There is none of this table.
     NotMirrored(String),
-    /// Newly named columns of this table (`pg_class.oid`) cannot be told by a key that the mirror has; why.
-    Keyless(u32, String),
+    /// Rows of this table (`pg_class.oid`) cannot be told by a key that the mirror has; why.
+    Apart(u32, String),
 }
 
 /// One mirror's way to its next form.
@@ -51,7 +51,7 @@ impl Rebuild {
         let any_new = stored.iter().any(|column| is_new(column));
         if any_new && (key.is_empty() || key.iter().any(|column| is_new(column))) {
             let why = format!("{title} has no key by which its mirror could be given the columns that are newly named");
-            return Err(Unfit::Keyless(table.oid, why));
+            return Err(Unfit::Apart(table.oid, why));
         }
         let value = |column: &Column, source: Option<&Column>, lenient: bool| match source {
             None => of_table(column),
@@ -116,6 +116,12 @@ impl Rebuild {
                 .collect(),
             title,
         })
+    }
+
+    /// Its rows are not kept apart.
+    pub(super) fn unfit(&self) -> Unfit {
+        let why = format!("the key of {} has other values, which the stream did not bring", self.title);
+        Unfit::Apart(self.oid, why)
     }
 
     /// Whether every row of the mirror still has a key of its own, as far as the mirror can tell.

@@ -157,14 +157,11 @@ impl Advance {
             _ => patched(&self.plan, relation, described),
         };
         let title = format!("{}.{}", relation.schema, relation.name);
-        let Ok(rebuilds) = self.rebuilds(&plan) else {
-            return Ok(Fit::Resync(format!("{title} has another key, which the mirror does not have")));
+        let rebuilds = match self.rebuilds(session, &plan).await? {
+            Ok(rebuilds) => rebuilds,
+            Err(Unfit::Apart(_, why)) => return Ok(Fit::Resync(why)),
+            Err(_) => return Ok(Fit::Resync(format!("{title} has another key, which the mirror does not have"))),
         };
-        for rebuild in &rebuilds {
-            if !rebuild.keeps_rows_apart(session).await? {
-                return Ok(Fit::Resync(format!("the key of {title} has other values, which the stream did not bring")));
-            }
-        }
         Ok(Fit::Turn(in_place(
             plan,
             None,
@@ -197,7 +194,7 @@ impl Advance {
             Err(error) if session.is_closed() => return Err(error),
             Err(error) => format!("{error:?}"),
             // Also where the description is older than what the mapping names: its rows are earlier ones then.
-            Ok(plan) => match self.rebuilds(&plan) {
+            Ok(plan) => match self.rebuilds(session, &plan).await? {
                 Ok(rebuilds) => {
                     for column in rebuilds.iter().flat_map(|rebuild| &rebuild.copied) {
                         tracing::warn!(
@@ -212,8 +209,8 @@ impl Advance {
                     self.ask_for_tables(session).await?;
                     return Ok(Fit::Pause(is_copied_first(&title)));
                 }
-                Err(Unfit::Keyless(oid, why)) if oid == table.oid => return Ok(Fit::Resync(why)),
-                Err(Unfit::Keyless(_, why)) => why,
+                Err(Unfit::Apart(oid, why)) if oid == table.oid => return Ok(Fit::Resync(why)),
+                Err(Unfit::Apart(_, why)) => why,
             },
         };
         tracing::debug!("the newest mapping does not help: {problem}");
@@ -223,8 +220,16 @@ impl Advance {
     }
 
     /// How the mirrors that are there become those of another plan.
-    pub(super) fn rebuilds(&self, plan: &Plan) -> Result<Vec<Rebuild>, Unfit> {
-        needs_copies(&self.plan, plan).into_iter().map(|table| Rebuild::of(&self.plan, &plan.tables[table])).collect()
+    pub(super) async fn rebuilds(&self, session: &Session, plan: &Plan) -> Result<Result<Vec<Rebuild>, Unfit>> {
+        let mut rebuilds = Vec::new();
+        for table in needs_copies(&self.plan, plan) {
+            match Rebuild::of(&self.plan, &plan.tables[table]) {
+                Err(unfit) => return Ok(Err(unfit)),
+                Ok(rebuild) if rebuild.keeps_rows_apart(session).await? => rebuilds.push(rebuild),
+                Ok(rebuild) => return Ok(Err(rebuild.unfit())),
+            }
+        }
+        Ok(Ok(rebuilds))
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) struct InPlace {
 }
 
 /// The plan that is in force once a group has committed.
+#[derive(Clone)]
 pub(crate) struct Adopted {
     pub(crate) plan: Plan,
     pub(crate) seen: Option<String>,

@@ -94,7 +94,11 @@ async fn what_may_surprise_is_allowed_with_a_warning() {
     let (_server, client) = server().await;
     let cases = [
         (POSTS.replace("WHERE", "WHERE NOT s.hidden AND"), "WHERE that looks at other rows"),
-        (POSTS.replace("p.author", "s.id AS author"), "author that is not a column of the base row (it reads s.id)"),
+        (POSTS.replace("p.author", "s.id AS author"), "an author that is not a column of the base row (it reads s.id)"),
+        (
+            POSTS.replace("p.title,", "(SELECT v.made::text FROM votes v WHERE v.post = p.id LIMIT 1) AS title,"),
+            "LIMIT or OFFSET without ORDER BY",
+        ),
         (POSTS.replace("p.title,", "shown(p.state) AS title,"), "calls public.shown(integer), which is not IMMUTABLE"),
     ];
     for (query, expected) in &cases {

@@ -1,6 +1,6 @@
 use super::super::file::split;
 use super::super::plan::{Entity, Plan, ValueKind};
-use super::super::read::{read, read_with_warnings};
+use super::super::read::read_with_warnings;
 use super::super::record;
 use super::super::select::{IdLookup, Restriction, Variant};
 use super::{connect, fill, texts};
@@ -82,7 +82,7 @@ async fn rows_are_found_by_key_by_id_and_in_a_relation_of_the_mirrors_shape() {
         server.psql("postgres", script).expect("script");
     }
     let client = connect(&server, "postgres").await;
-    let plan = read(&client, &split(FIDER[2]).expect("split")).await.expect("read");
+    let (plan, _) = read_with_warnings(&client, &split(FIDER[2]).expect("split")).await.expect("read");
     fill(&client, &plan).await;
     let all = texts(&client, &plan.select(Entity::Votes, Variant::Live, &Restriction::All)).await;
     assert!(all.len() > 1);
@@ -111,7 +111,7 @@ async fn reading_a_mapping_leaves_nothing_behind() {
     let client = connect(&server, "postgres").await;
     let schemas = "SELECT nspname::text FROM pg_catalog.pg_namespace";
     let before = texts(&client, schemas).await;
-    let plan = read(&client, &split(FIDER[2]).expect("split")).await.expect("read");
+    let (plan, _) = read_with_warnings(&client, &split(FIDER[2]).expect("split")).await.expect("read");
     assert_eq!(texts(&client, schemas).await, before);
     assert_eq!(texts(&client, "SHOW search_path").await, ["\"\""]);
     let json = serde_json::to_string(&plan).expect("to JSON");

@@ -11,6 +11,8 @@ pub(super) enum Then {
     Compared,
     /// The stream stands still until the mapping is changed by this.
     Paused(&'static str),
+    /// The same; then the table is compared with its fresh copy.
+    PausedAndCompared(&'static str),
 }
 
 pub(super) struct Migration {
@@ -254,12 +256,12 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     Migration {
         schema: "ALTER TABLE votes ADD COLUMN code text NOT NULL DEFAULT md5(random()::text);",
         writes: "UPDATE posts SET title = 'After' WHERE id = 99; DELETE FROM votes; INSERT INTO votes (code, post_id, user_id) VALUES ('a', 99, 49);",
-        // Nothing tells which of the rows of now was which: the votes are followed again from the copy on.
-        events: &["post.updated 99"],
+        // By their old ids, and by their new ones.
+        events: &["post.updated 99", "vote.deleted 1", "vote.deleted 3", "vote.created a"],
         ..migration(
             "another key, and the old one is dropped",
             "ALTER TABLE votes DROP COLUMN id; ALTER TABLE votes ADD PRIMARY KEY (code);",
-            Then::Paused("UPDATE portalhook.mapping SET query = 'SELECT code AS id, post_id AS post, user_id AS voter, created_at FROM votes' WHERE entity = 'votes'"),
+            Then::PausedAndCompared("UPDATE portalhook.mapping SET query = 'SELECT code AS id, post_id AS post, user_id AS voter, created_at FROM votes' WHERE entity = 'votes'"),
         )
     },
     migration(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::session::{self, Database};
 
 /// How often is looked.
@@ -18,17 +18,18 @@ const WAITING: &str = "
     WHERE NOT l.granted AND l.locktype = 'relation' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND l.waitstart < clock_timestamp() - interval '500 milliseconds' AND $1 = ANY (pg_blocking_pids(l.pid)) LIMIT 1";
 
-/// Does the work, whose session must be that of `client`, unless a migration waits for it.
+/// Does the work, whose session must be that of `client`, unless a migration waits for it. `who` names the session that looks.
 ///
 /// # Errors
-/// Those of the work; or that it gave way.
-pub(super) async fn giving_way<T>(
+/// Those of the work; `Kind::Again`: it gave way.
+pub(crate) async fn giving_way<T>(
     database: &Database,
+    who: &str,
     client: &Client,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let own = client.query_one("SELECT pg_backend_pid()", &[]).await.context("look at our own session")?.get(0);
-    let other = session::connect(database, "portalhook switch").await?;
+    let other = session::connect(database, who).await?;
     tokio::pin!(work);
     tokio::select! {
         biased;
@@ -45,7 +46,8 @@ pub(super) async fn giving_way<T>(
 /// A copy is cancelled by us alone, or by an operator who wants the same.
 fn gave_way(error: Error) -> Error {
     if error.sqlstate() == Some(&SqlState::QUERY_CANCELED) {
-        return Error::failed(
+        return Error::new(
+            Kind::Again,
             "a statement of the application waited for a table that was being copied, and the copy gave way",
         );
     }

@@ -1,5 +1,7 @@
 //! Clones stay silent, and what goes on in the place of another loses nothing (DESIGN §2, Source).
 
+mod sources;
+
 use std::process::Output;
 
 use crate::support::cluster::Database;

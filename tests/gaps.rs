@@ -1,8 +1,11 @@
 //! A stream that was interrupted: what it did not bring is found by the mirror, told once, and everything goes on.
 
+mod found;
+
 use serde_json::json;
 
 use crate::support::cluster::Database;
+use crate::support::ids::{hash, hash_of};
 use crate::support::mirror;
 use crate::support::portal::Portal;
 #[cfg(feature = "failpoints")]
@@ -138,24 +141,6 @@ fn a_slot_that_was_dropped_is_made_anew_and_what_was_missed_arrives() {
     assert_eq!(names(&events[11..]), ["vote.created 52", "vote.created 53"]);
     assert_eq!(events[12].data("/post/title"), "NEW");
     assert_eq!(mirror::differences(&portal), "");
-}
-
-/// The 53 bits of hash in an id.
-pub(crate) fn hash(id: &str) -> u64 {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => byte - b'0',
-        b'A'..=b'Z' => byte - b'A' + 10,
-        _ => byte - b'a' + 36,
-    };
-    let value = id.bytes().fold(0u128, |value, byte| value * 62 + u128::from(digit(byte)));
-    u64::try_from(value & ((1 << 53) - 1)).expect("53 bits")
-}
-
-/// What they are of: source, transaction, event and mapped id. The next transaction has the number of the snapshot's end, too.
-pub(crate) fn hash_of(parts: [&str; 4]) -> u64 {
-    use sha2::Digest as _;
-    let digest = sha2::Sha256::digest(parts.iter().flat_map(|part| [part, "\0"]).collect::<String>());
-    u64::from_be_bytes(digest[..8].try_into().expect("eight bytes")) >> 11
 }
 
 /// Writes more write-ahead log than the server may keep for a slot; the log is thrown away at a checkpoint.
@@ -312,6 +297,8 @@ fn a_slot_that_keeps_too_much_while_somebody_locks_our_tables_is_given_up_and_th
         outrun_the_slot(&portal);
         daemon.wait_for_line("was given up: it kept ");
         assert_eq!(portal.sql(SLOTS), "0");
+        // Nor does the daemon wait for them: it listens to whoever wants it to end.
+        daemon.wait_for_line("write down why the slot was given up");
         client.batch_execute("COMMIT").await.expect("let it go on");
     });
     daemon.wait_for_line("the gap from ");

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::gaps::{hash, hash_of};
 use crate::support::cluster::Database;
+use crate::support::ids::{hash, hash_of};
 use crate::support::mirror;
 use crate::support::portal::{Portal, name_and_id};
 use crate::support::receiver::{Answer, Receiver};

@@ -14,6 +14,7 @@ mod demo;
 mod endpoints;
 mod failover;
 mod gaps;
+mod generated;
 mod keys;
 #[cfg(feature = "failpoints")]
 mod large;

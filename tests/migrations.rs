@@ -4,6 +4,7 @@
 mod every;
 
 use crate::support::cluster::Database;
+use crate::support::mirror;
 use crate::support::portal::Portal;
 use crate::support::process;
 use crate::support::receiver::Receiver;
@@ -96,15 +97,21 @@ fn an_event_trigger_that_cannot_work_fails_no_migration() {
 }
 
 #[test]
-fn a_table_that_left_the_publication_is_put_back() {
+fn a_table_that_left_the_publication_is_put_back_and_what_was_missed_is_told() {
     let portal = Portal::sample();
     let receiver = Receiver::start();
     let endpoint = portal.endpoint(&receiver);
     let daemon = portal.run();
-    portal.sql("ALTER PUBLICATION portalhook DROP TABLE votes");
+    portal.sql(
+        "ALTER PUBLICATION portalhook DROP TABLE votes; INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)",
+    );
     daemon.wait_for_line("mended by ALTER PUBLICATION portalhook ADD TABLE ONLY public.votes");
-    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
-    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+    daemon.wait_for_line(
+        "was out of the publication for a while: changes of that time were not seen: in force from here on",
+    );
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (2, 99, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "vote.created 2"]);
+    assert_eq!(mirror::differences(&portal), "");
 }
 
 #[test]

@@ -13,15 +13,14 @@ use super::switch::rebuild::Unfit;
 use super::switch::relation::Fit;
 use super::switch::{pause, relation};
 use super::{Advance, durable, switch};
-use crate::capture::slot::{self, Slot};
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::capture::slot;
+use crate::error::{Context as _, Result};
 use crate::failpoint;
 use crate::ledger::checkpoint;
 use crate::ledger::record;
 use crate::lsn::Lsn;
 use crate::mapping::layout::literal;
 use crate::mapping::plan::{Entity, Plan};
-use crate::mirror::cache::Cache;
 use crate::mirror::catalog::{self, Follow, differences};
 use crate::mirror::compare::{self, Comparison};
 use crate::mirror::copy::{self, patiently};
@@ -122,10 +121,6 @@ impl Advance {
             return Err(checkpoint::taken_over());
         }
         failpoint::hit("opened");
-        if let Some(Slot { active_pid: Some(process), .. }) = slot::read(session, &slot).await? {
-            let message = format!("replication slot {slot} is being read by process {process}");
-            return Err(Error::new(Kind::Unavailable, message));
-        }
         slot::drop(session, &slot).await?;
         failpoint::hit("dropped");
         let mut progress = |line: String| tracing::info!("{line}");
@@ -225,7 +220,6 @@ impl Advance {
         failpoint::hit("closed");
         self.checkpoint = group.checkpoint;
         self.counters = CounterRows::default();
-        self.cache = Cache::new(self.settings.cache);
         Ok(usize::try_from(self.checkpoint.position - started_at).unwrap_or_default())
     }
 

@@ -221,7 +221,7 @@ impl Surroundings {
         drop(requests);
         for (((index, select), answer), mut doubtful) in asked.into_iter().zip(answers).zip(doubtful) {
             let entity = select.entity();
-            let (entries, contested) = one_for_each_id(select, answer.entries, failures);
+            let (entries, contested) = one_for_each_id(select, variant, answer.entries, failures);
             // What cannot be evaluated is null, and not asked for again.
             doubtful.extend(contested);
             for id in doubtful {
@@ -244,6 +244,7 @@ impl Surroundings {
 /// of them is meant: then none is, unless they are alike.
 fn one_for_each_id(
     select: &Select,
+    variant: Variant,
     mut entries: Vec<Entry>,
     failures: &mut Vec<RowFailure>,
 ) -> (Vec<Entry>, HashSet<Box<str>>) {
@@ -254,7 +255,9 @@ fn one_for_each_id(
         match result.last() {
             Some(first) if first.id == entry.id && (first.json != entry.json || !select.is_keyless()) => {
                 let key = if select.is_keyless() { entry.id.to_string() } else { key_text(&entry.key) };
-                failures.push(select.failure(key, "21000", format!("another row has the id {}", entry.id)));
+                // In the words of whoever else meets the same rows: a failure is told once.
+                let another = if variant == Variant::Live { "another live row" } else { "another row" };
+                failures.push(select.failure(key, "21000", format!("{another} has the id {}", entry.id)));
                 if select.is_keyless() {
                     contested.insert(entry.id);
                 }

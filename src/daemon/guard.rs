@@ -16,7 +16,7 @@ const BETWEEN: Duration = Duration::from_millis(200);
 /// Whoever stands in capture's way may hold the checkpoint, too.
 const SETTINGS: &str = "SET lock_timeout = '2s'";
 /// For whoever looks; a slot that is gone is a gap also where nothing can be written.
-const NOTE: &str = "UPDATE portalhook.checkpoint SET gap = coalesce(gap, $1), updated_at = now()";
+const NOTE: &str = "UPDATE portalhook.checkpoint SET gap = $1, updated_at = now()";
 
 /// Drops the slot, which nobody of ours reads any more, and writes down why.
 ///

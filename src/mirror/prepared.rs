@@ -141,7 +141,7 @@ impl<'a> Prepared<'a> {
         if let Some(statement) = self.known(sql)? {
             return Ok(statement);
         }
-        let statement = self.client.prepare(sql).await.context(what)?;
+        let statement = self.cause(what, self.client.prepare(sql).await).await?;
         self.lock()?.insert(sql.to_owned(), statement.clone());
         Ok(statement)
     }

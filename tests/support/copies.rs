@@ -149,7 +149,9 @@ impl Database {
         let end = primary.sql("SELECT pg_current_wal_flush_lsn()");
         // Each look waits in the server; PostgreSQL has no call to wait for a position before version 19.
         self.sql(&format!(
-            "DO $$ BEGIN WHILE pg_last_wal_replay_lsn() < '{end}' LOOP PERFORM pg_sleep(0.01); END LOOP; END $$"
+            "SET statement_timeout = '{}s';
+             DO $$ BEGIN WHILE pg_last_wal_replay_lsn() < '{end}' LOOP PERFORM pg_sleep(0.01); END LOOP; END $$",
+            super::LIMIT.as_secs()
         ));
     }
 

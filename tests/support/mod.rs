@@ -3,6 +3,7 @@
 pub(crate) mod application;
 pub(crate) mod cluster;
 pub(crate) mod copies;
+pub(crate) mod ids;
 pub(crate) mod mirror;
 pub(crate) mod portal;
 pub(crate) mod process;

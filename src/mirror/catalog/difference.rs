@@ -199,7 +199,8 @@ pub(crate) fn differences(table: &Table, look: &Look) -> Vec<Difference> {
     }
     standing(table, now, &mut found);
     if let Some(before) = before {
-        if before.published.is_some() && now.published.is_some() && before.published != now.published {
+        // Also where it was remembered as it was meanwhile: in no publication.
+        if now.published.is_some() && before.published != now.published {
             found.push(Difference::Republished);
         }
         files(before, now, &mut found);

@@ -34,7 +34,7 @@ GRANT EXECUTE ON FUNCTION portalhook.request_copy(oid[], text), portalhook.annou
 GRANT SELECT, INSERT, UPDATE, DELETE ON portalhook.catalog TO {role};
 GRANT SELECT, UPDATE (key) ON portalhook.mapped_tables TO {role};
 GRANT EXECUTE ON FUNCTION portalhook.members(oid), portalhook.mapped_table(oid), portalhook.mend_identity(regclass),
-    portalhook.mend_publication(regclass), portalhook.forget_tables() TO {role};
+    portalhook.mend_publication(regclass), portalhook.mend_attached(regclass), portalhook.forget_tables() TO {role};
 
 -- Its version of the schema: a daemon refuses to run on one that it does not know.
 GRANT SELECT ON portalhook.migrations TO {role};

@@ -197,10 +197,13 @@ impl Round<'_> {
     }
 
     async fn copy(&mut self, table: &Table, look: &Look, difference: &Difference) -> Result<()> {
-        let mut oid = look.now.oid;
-        if let Difference::Replaced { by } = difference {
-            oid = *by;
-            match self.call("mend_publication", oid).await? {
+        let (oid, function) = match difference {
+            Difference::Replaced { by } => (*by, Some("mend_publication")),
+            Difference::Partitions { .. } => (look.now.oid, Some("mend_attached")),
+            _ => (look.now.oid, None),
+        };
+        if let Some(function) = function {
+            match self.call(function, oid).await? {
                 Mended::Done(_) => {}
                 Mended::Blocked => {
                     self.blocked = true;

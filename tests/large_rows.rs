@@ -302,3 +302,39 @@ fn large_values_from_before_a_change_of_their_type_are_read_as_what_they_are_now
     fits(&daemon, "a change of a type");
     mirror_is_exact(&portal);
 }
+
+/// None of them is large enough to be left out, all together are some 80 MB; and so they are before, after, and around others.
+#[test]
+fn many_rows_are_never_in_memory_together() {
+    const ROWS: &str = "
+        INSERT INTO posts (id, title, user_id, portal_id, description)
+        SELECT n, 'Large', 48, 4, repeat(md5(n::text), 200 * 32) FROM generate_series(1001, 1400) AS n;
+        INSERT INTO comments (id, post_id, user_id, body) SELECT n, n, 48, 'Yes' FROM generate_series(1001, 1300) AS n;";
+    let portal = portal(false, ROWS);
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{webhook.test}'");
+    let daemon = portal.run();
+    for sql in [
+        "UPDATE posts SET status = 'planned' WHERE id > 1000",
+        "UPDATE comments SET body = 'No' WHERE id > 1000",
+        "UPDATE posts SET id = id + 1000 WHERE id > 1300",
+    ] {
+        play(&portal, &receiver, endpoint, sql);
+        fits(&daemon, sql);
+    }
+    portal.wait_for_outcome("SELECT count(*) = 0 FROM portalhook.pending");
+    drop(daemon);
+    let votes = (1001..=1200).map(|id| format!("INSERT INTO votes (id, post_id, user_id) VALUES ({id}, {id}, 49);\n"));
+    let titles = (1001..=1200).map(|id| format!("UPDATE posts SET title = 'Late' WHERE id = {id};\n"));
+    portal.sql(&votes.chain(titles).collect::<String>());
+    let daemon = portal.run();
+    play(&portal, &receiver, endpoint, "SELECT");
+    fits(&daemon, "many transactions");
+    mirror_is_exact(&portal);
+    let told = "SELECT string_agg(concat(event, ' ', n), ', ' ORDER BY event) FROM (
+                    SELECT event, count(*) AS n FROM portalhook.events WHERE event NOT LIKE 'webhook.%' GROUP BY event) AS e";
+    assert_eq!(
+        portal.sql(told),
+        "comment.updated 300, post.created 100, post.deleted 100, post.status_changed 400, post.updated 200, vote.created 200"
+    );
+}

@@ -291,18 +291,21 @@ fn differing_rows(committed: &Committed) -> String {
 }
 
 /// From how many bytes on a transaction is too large for memory, and in which pages it is worked on then: in half of the
-/// histories some of them are, or all. And how many transactions one commit takes at most.
+/// histories some of them are, or all. How many bytes of rows a batch has room for, and how many transactions one commit takes
+/// at most.
 ///
 /// A TRUNCATE looks like a rewrite to whoever watches the catalog, and a copy counts again: counters that drift would depend
 /// on when that was.
 fn limits(random: &mut Random, mapping: Mapping) -> String {
     const PARTS: [usize; 8] = [1, 1, 500, 2000, 1 << 20, 1 << 20, 1 << 20, 1 << 20];
     const PAGES: [usize; 4] = [1, 2, 5, 500];
+    const ROOMS: [usize; 6] = [1, 500, 2000, 1 << 20, 1 << 20, 1 << 20];
     const GROUPS: [usize; 6] = [1, 2, 3, 7, 500, 500];
     format!(
-        "part:{},page:{},group:{},looks:{}",
+        "part:{},page:{},room:{},group:{},looks:{}",
         PARTS[random.below(PARTS.len())],
         PAGES[random.below(PAGES.len())],
+        ROOMS[random.below(ROOMS.len())],
         GROUPS[random.below(GROUPS.len())],
         u8::from(!mapping.counters_drift())
     )

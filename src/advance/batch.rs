@@ -22,6 +22,8 @@ use crate::mapping::plan::Entity;
 use crate::mirror::apply::apply;
 use crate::mirror::net::{Net, Write};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::room::{Room, is_too_much};
+use crate::mirror::select::RowFailure;
 use crate::route::Routed;
 
 /// What `now()` means in the mapping's SELECTs until the group ends or another transaction says otherwise.
@@ -40,15 +42,18 @@ pub(super) struct Happened {
 }
 
 impl Happened {
-    /// Drops the events of a transaction that called `portalhook.mute()`, wherever in it that was; what is counted stays.
-    fn mute(&mut self, net: &Net, operations: &HashMap<i64, Operation>) {
-        for at in &net.operations {
-            if let Some(Operation::Mute { reason }) = operations.get(&at.number) {
-                say_muted(net, self.events.len(), reason.as_deref());
-                self.events.clear();
-                return;
-            }
-        }
+    /// Drops the events of a transaction that called `portalhook.mute()`, wherever in it that was; what is counted stays. Says
+    /// of which transaction they are, how many, and why.
+    fn mute<'o>(
+        &mut self,
+        net: &'o Net,
+        operations: &'o HashMap<i64, Operation>,
+    ) -> Option<(&'o Net, usize, Option<&'o str>)> {
+        let reason = net.operations.iter().find_map(|at| match operations.get(&at.number) {
+            Some(Operation::Mute { reason }) => Some(reason.as_deref()),
+            _ => None,
+        })?;
+        Some((net, std::mem::take(&mut self.events).len(), reason))
     }
 }
 
@@ -93,11 +98,70 @@ impl Named {
 }
 
 impl Advance {
-    /// Takes the mirror past the batch and adds its events to the group.
+    /// Takes the mirror past the batch and adds its events to the group. Where its rows are too much to be in memory together,
+    /// it is several batches; a transaction alone is staged.
     pub(super) async fn batch(
         &mut self,
         sql: &Prepared<'_>,
-        mut nets: Vec<Net>,
+        nets: Vec<Net>,
+        operations: &HashMap<i64, Operation>,
+        group: &mut Group,
+    ) -> Result<()> {
+        let mut open = vec![nets];
+        while let Some(mut nets) = open.pop() {
+            let writes: usize = nets.iter().map(|net| net.writes.len()).sum();
+            if nets.len() == 1 || self.fits.of(writes) == writes {
+                let done = self.batch_in(sql, &mut nets, &Room::batch(writes), operations, group).await;
+                if self.fits.tried(writes, done)?.is_some() {
+                    group.batches += 1;
+                    continue;
+                }
+            }
+            if nets.len() > 1 {
+                let rest = nets.split_off(nets.len() / 2);
+                open.extend([rest, nets]);
+                continue;
+            }
+            for net in nets {
+                self.stage_whole(sql, net, Vec::new(), group).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One batch, whose rows have so much room; where they need more, all is as before it.
+    async fn batch_in(
+        &mut self,
+        sql: &Prepared<'_>,
+        nets: &mut [Net],
+        room: &Room,
+        operations: &HashMap<i64, Operation>,
+        group: &mut Group,
+    ) -> Result<()> {
+        if !room.is_bounded() {
+            return self.batch_within(sql, nets, room, operations, group).await;
+        }
+        let failures = group.failures.len();
+        sql.post_plain("begin a batch", "SAVEPOINT batch").await?;
+        let done = self.batch_within(sql, nets, room, operations, group).await;
+        match &done {
+            Ok(()) => {}
+            Err(error) if is_too_much(error) => {
+                sql.settle().await?;
+                sql.run("leave a batch", "ROLLBACK TO SAVEPOINT batch").await?;
+                group.failures.truncate(failures);
+            }
+            Err(_) => return done,
+        }
+        sql.post_plain("end a batch", "RELEASE SAVEPOINT batch").await?;
+        done
+    }
+
+    async fn batch_within(
+        &mut self,
+        sql: &Prepared<'_>,
+        nets: &mut [Net],
+        room: &Room,
         operations: &HashMap<i64, Operation>,
         group: &mut Group,
     ) -> Result<()> {
@@ -105,25 +169,27 @@ impl Advance {
         if let Some(net) = nets.first().filter(|_| self.plan.reads_clock()) {
             tell_time(sql, net).await?;
         }
-        let before = evaluate_side(sql, &self.selects, &nets, |write| write.existed, &mut failures).await?;
+        let before = evaluate_side(sql, &self.selects, nets, |write| write.existed, room, &mut failures).await?;
         let mut writes: Vec<&mut Write> = nets.iter_mut().flat_map(|net| &mut net.writes).collect();
-        apply(sql, &self.plan, &self.mirrors, &mut writes).await?;
-        let after = evaluate_side(sql, &self.selects, &nets, |write| write.image.is_some(), &mut failures).await?;
+        apply(sql, &self.plan, &self.mirrors, &mut writes, room).await?;
+        let after = evaluate_side(sql, &self.selects, nets, |write| write.image.is_some(), room, &mut failures).await?;
         let states: Vec<States> =
             before.into_iter().zip(after).map(|(before, after)| States { before, after }).collect();
 
-        let mut surroundings = Surroundings::new(&self.selects, &nets, &states);
+        let mut surroundings = Surroundings::new(&self.selects, nets, &states);
         surroundings.forget(&mut self.cache);
-        self.forget_joined(&nets);
+        self.forget_joined(nets);
 
-        let rivals = Rivals::find(sql, &self.selects, &nets, &states, &mut failures).await?;
+        let rivals = Rivals::find(sql, &self.selects, nets, &states, room, &mut failures).await?;
         let mut happened: Vec<Happened> =
             nets.iter().enumerate().map(|(number, net)| self.compare(number, net, &states, &rivals, group)).collect();
         surroundings.add_others(rivals.into_others());
-        for (net, happened) in nets.iter().zip(&mut happened) {
-            happened.mute(net, operations);
+        let muted: Vec<_> =
+            nets.iter().zip(&mut happened).filter_map(|(net, happened)| happened.mute(net, operations)).collect();
+        self.surround(sql, &happened, &mut surroundings, room, &mut failures).await?;
+        for (net, events, reason) in muted {
+            say_muted(net, events, reason);
         }
-        self.surround(sql, &happened, &mut surroundings, &mut failures).await?;
         let lsn = nets.last().map(|net| net.commit_lsn).unwrap_or_default();
         group.failures.extend(failures.into_iter().map(|failure| (lsn, failure)));
         for (number, (net, happened)) in nets.iter().zip(happened).enumerate() {
@@ -176,11 +242,12 @@ impl Advance {
         sql: &Prepared<'_>,
         happened: &[Happened],
         surroundings: &mut Surroundings,
-        failures: &mut Vec<crate::mirror::select::RowFailure>,
+        room: &Room,
+        failures: &mut Vec<RowFailure>,
     ) -> Result<()> {
         let mut named = Named::by_events(happened.iter().flat_map(|happened| &happened.events));
         let wanted = [(Entity::Posts, std::mem::take(&mut named.posts))];
-        surroundings.look_up(sql, &self.selects, &mut self.cache, &wanted, failures).await?;
+        surroundings.look_up(sql, &self.selects, &mut self.cache, &wanted, room, failures).await?;
         for (number, happened) in happened.iter().enumerate() {
             named.by_posts(&happened.events, surroundings, number);
         }
@@ -191,7 +258,7 @@ impl Advance {
             .chain(happened.iter().flat_map(|happened| happened.counts.iter().map(|(_, user, _)| user.clone())))
             .collect();
         let wanted = [(Entity::Users, users), (Entity::Portals, portals)];
-        surroundings.look_up(sql, &self.selects, &mut self.cache, &wanted, failures).await?;
+        surroundings.look_up(sql, &self.selects, &mut self.cache, &wanted, room, failures).await?;
         self.counters.load(sql, counted.iter().map(AsRef::as_ref)).await
     }
 

@@ -57,6 +57,7 @@ use crate::mirror::filter::filter;
 use crate::mirror::held;
 use crate::mirror::net::{Net, Netting};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::room::{Fits, Room, is_too_much};
 use crate::mirror::select::Select;
 use crate::route::{Route, Routes};
 use crate::session::Session;
@@ -116,6 +117,8 @@ pub(crate) struct Advance {
     ahead: Ahead,
     /// Tables whose changes are left out until they are copied afresh (`pg_class.oid`).
     skipped: HashSet<u32>,
+    /// The most writes that a batch takes, where rows are so large that it matters.
+    fits: Fits,
     /// A copy that is under way.
     recording: Option<Recording>,
     /// The pause that was told last.
@@ -159,6 +162,7 @@ impl Advance {
             known: HashMap::new(),
             ahead,
             skipped: switch::resync::skipped(session).await?,
+            fits: Fits::default(),
             recording: None,
             paused: None,
             is_paused: false,
@@ -407,21 +411,43 @@ impl Advance {
         operations: &HashMap<i64, Operation>,
         group: &mut Group,
     ) -> Result<()> {
+        let mut is_large = false;
         if let [net] = nets.as_mut_slice() {
-            for (table, place) in net.truncated.clone() {
-                let keys = self.mirrors[table].keys(sql).await?;
-                net.truncate(table, place, keys);
-            }
+            is_large = !self.find_truncated(sql, net).await?;
         }
         for table in filter(sql, &self.plan, &self.mirrors, &mut nets).await? {
             self.complete(sql, table).await?;
         }
+        if is_large {
+            for net in nets {
+                let truncated = net.truncated.clone();
+                self.stage_whole(sql, net, truncated, group).await?;
+            }
+            return Ok(());
+        }
         nets.retain(|net| !net.writes.is_empty() || !net.operations.is_empty());
         for batch in self.cuts.batches(nets) {
-            group.batches += 1;
             self.batch(sql, batch, operations, group).await?;
         }
         Ok(())
+    }
+}
+
+impl Advance {
+    /// Adds to the transaction what its TRUNCATEs remove; not where that is too much to be in memory.
+    async fn find_truncated(&self, sql: &Prepared<'_>, net: &mut Net) -> Result<bool> {
+        let room = Room::batch(usize::MAX);
+        let mut removed = Vec::new();
+        for &(table, place) in &net.truncated {
+            match self.mirrors[table].keys(sql, &room).await {
+                Err(error) if is_too_much(&error) => return Ok(false),
+                keys => removed.push((table, place, keys?)),
+            }
+        }
+        for (table, place, keys) in removed {
+            net.truncate(table, place, keys);
+        }
+        Ok(true)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::mapping::select::Variant;
 use crate::mirror::evaluate::{Request, Wanted, evaluate};
 use crate::mirror::net::{Key, Net};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::room::Room;
 use crate::mirror::select::{RowFailure, Select};
 
 type Id = (Entity, Box<str>);
@@ -42,6 +43,7 @@ impl Rivals {
         selects: &[Select],
         nets: &[Net],
         states: &[States],
+        room: &Room,
         failures: &mut Vec<RowFailure>,
     ) -> Result<Self> {
         let mut result = Self::default();
@@ -61,7 +63,7 @@ impl Rivals {
             if ids.is_empty() {
                 continue;
             }
-            for (entry, live) in rows_by_id(sql, select, &ids, failures).await? {
+            for (entry, live) in rows_by_id(sql, select, &ids, room, failures).await? {
                 if !keys.contains(&entry.key) {
                     result.add_other(select.entity(), entry, live);
                 }
@@ -131,6 +133,7 @@ pub(super) async fn rows_by_id(
     sql: &Prepared<'_>,
     select: &Select,
     ids: &HashSet<Box<str>>,
+    room: &Room,
     failures: &mut Vec<RowFailure>,
 ) -> Result<Vec<(Entry, bool)>> {
     let embedded = matches!(select.entity(), Entity::Posts | Entity::Users | Entity::Portals);
@@ -140,7 +143,7 @@ pub(super) async fn rows_by_id(
             continue;
         }
         let wanted = Wanted::Ids(ids.iter().map(AsRef::as_ref).collect());
-        let answers = evaluate(sql, &[Request { select, variant, wanted }], failures).await?;
+        let answers = evaluate(sql, &[Request { select, variant, wanted }], room, failures).await?;
         let entries = answers.into_iter().flat_map(|answer| answer.entries);
         rows.extend(entries.map(|entry| (entry, variant == Variant::Live)));
     }

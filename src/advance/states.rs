@@ -10,6 +10,7 @@ use crate::mapping::select::Variant;
 use crate::mirror::evaluate::{Answer, Request, Wanted, evaluate};
 use crate::mirror::net::{Key, Net, Write};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::room::Room;
 use crate::mirror::select::{RowFailure, Select};
 
 /// A row in one state.
@@ -55,11 +56,12 @@ pub(crate) async fn evaluate_side(
     selects: &[Select],
     nets: &[Net],
     there: fn(&Write) -> bool,
+    room: &Room,
     failures: &mut Vec<RowFailure>,
 ) -> Result<Vec<Rows>> {
     let wanted: Vec<Wanted<'_>> = selects.iter().map(|select| written(select, nets, there)).collect();
     let mut sides: Vec<Rows> = selects.iter().map(|_| Rows::default()).collect();
-    let live = ask(sql, selects, &wanted, Variant::Live, failures).await?;
+    let live = ask(sql, selects, &wanted, Variant::Live, room, failures).await?;
     let mut rest = Vec::with_capacity(wanted.len());
     for (((select, wanted), answer), side) in selects.iter().zip(&wanted).zip(live).zip(&mut sides) {
         let returned: HashSet<Key> = answer.entries.iter().map(|entry| entry.key.clone()).collect();
@@ -71,7 +73,7 @@ pub(crate) async fn evaluate_side(
             Wanted::Keys(Vec::new())
         });
     }
-    let dead = ask(sql, selects, &rest, Variant::Any, failures).await?;
+    let dead = ask(sql, selects, &rest, Variant::Any, room, failures).await?;
     for ((select, answer), side) in selects.iter().zip(dead).zip(&mut sides) {
         side.take_dead(select, answer.entries);
     }
@@ -138,6 +140,7 @@ async fn ask(
     selects: &[Select],
     wanted: &[Wanted<'_>],
     variant: Variant,
+    room: &Room,
     failures: &mut Vec<RowFailure>,
 ) -> Result<Vec<Answer>> {
     let asked: Vec<usize> = (0..selects.len()).filter(|&index| wanted[index].len() > 0).collect();
@@ -145,7 +148,7 @@ async fn ask(
         .iter()
         .map(|&index| Request { select: &selects[index], variant, wanted: wanted[index].clone() })
         .collect();
-    let answers = evaluate(sql, &requests, failures).await?;
+    let answers = evaluate(sql, &requests, room, failures).await?;
     let mut all: Vec<Answer> = selects.iter().map(|_| Answer::default()).collect();
     for (index, answer) in asked.into_iter().zip(answers) {
         all[index] = answer;

@@ -14,6 +14,7 @@ use crate::mirror::cache::Cache;
 use crate::mirror::evaluate::{Request, Wanted, evaluate};
 use crate::mirror::net::Net;
 use crate::mirror::prepared::Prepared;
+use crate::mirror::room::Room;
 use crate::mirror::select::{RowFailure, Select, key_text};
 
 /// A row that the batch writes: earlier transactions see it as before, later ones as after.
@@ -151,6 +152,7 @@ impl Surroundings {
         selects: &[Select],
         cache: &mut Cache,
         wanted: &[(Entity, HashSet<Box<str>>)],
+        room: &Room,
         failures: &mut Vec<RowFailure>,
     ) -> Result<()> {
         let mut missing: Vec<(Entity, HashSet<Box<str>>)> = Vec::new();
@@ -171,7 +173,7 @@ impl Surroundings {
             }
         }
         for variant in [Variant::Live, Variant::Any] {
-            self.ask(sql, selects, cache, &mut missing, variant, failures).await?;
+            self.ask(sql, selects, cache, &mut missing, variant, room, failures).await?;
         }
         for (entity, ids) in missing {
             self.found.extend(ids.into_iter().map(|id| ((entity, id), None)));
@@ -180,6 +182,7 @@ impl Surroundings {
     }
 
     /// Asks the mirror for what is missing; what it finds is missing no longer.
+    #[expect(clippy::too_many_arguments, reason = "what is asked, of whom, and where it goes: one caller")]
     async fn ask(
         &mut self,
         sql: &Prepared<'_>,
@@ -187,6 +190,7 @@ impl Surroundings {
         cache: &mut Cache,
         missing: &mut [(Entity, HashSet<Box<str>>)],
         variant: Variant,
+        room: &Room,
         failures: &mut Vec<RowFailure>,
     ) -> Result<()> {
         let asked: Vec<(usize, &Select)> = missing
@@ -208,7 +212,7 @@ impl Surroundings {
                 Request { select, variant, wanted }
             })
             .collect();
-        let answers = evaluate(sql, &requests, failures).await?;
+        let answers = evaluate(sql, &requests, room, failures).await?;
         let doubtful: Vec<Vec<Box<str>>> = asked
             .iter()
             .zip(&requests)

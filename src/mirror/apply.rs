@@ -7,6 +7,7 @@ use super::array::TextArray;
 use super::held;
 use super::net::{Key, Mirrored, Write, stored_columns};
 use super::prepared::{Owned, Prepared, quote};
+use super::room::Room;
 use crate::change::{Row, TupleData};
 use crate::error::{Error, Kind, Result};
 use crate::mapping::plan::{Plan, Table};
@@ -243,18 +244,19 @@ impl MirrorSql {
     }
 
     /// The mirrored rows with these keys; what is long in them is held.
-    pub(crate) async fn read(&self, sql: &Prepared<'_>, keys: &[&Key]) -> Result<Vec<(Key, Row)>> {
+    pub(crate) async fn read(&self, sql: &Prepared<'_>, keys: &[&Key], room: &Room) -> Result<Vec<(Key, Row)>> {
         held::prepare(sql).await?;
         let arrays = self.key_arrays(keys);
-        let found = sql.query(&format!("read the mirror of {}", self.name), &self.read, &parameters(&arrays)).await?;
+        let what = format!("read the mirror of {}", self.name);
+        let found = sql.query_within(&what, &self.read, &parameters(&arrays), room).await?;
         let rows = found.iter().filter_map(|row| held::read(row.get(0), row.get(1)).transpose());
         rows.map(|row| row.and_then(|row| Ok((self.key_of(&row)?, row)))).collect()
     }
 
     /// The keys of all mirrored rows; where there is no key, the rows.
-    pub(crate) async fn keys(&self, sql: &Prepared<'_>) -> Result<Mirrored> {
+    pub(crate) async fn keys(&self, sql: &Prepared<'_>, room: &Room) -> Result<Mirrored> {
         let query = self.all(sql).await?;
-        let found = sql.query(&format!("read the keys of {}", self.name), query, &[]).await?;
+        let found = sql.query_within(&format!("read the keys of {}", self.name), query, &[], room).await?;
         self.read_all(&found)
     }
 
@@ -356,8 +358,9 @@ pub(crate) async fn apply(
     plan: &Plan,
     mirrors: &[MirrorSql],
     writes: &mut [&mut Write],
+    room: &Room,
 ) -> Result<()> {
-    fill_moved(sql, mirrors, writes).await?;
+    fill_moved(sql, mirrors, writes, room).await?;
     for (table, mirror) in mirrors.iter().enumerate().take(plan.tables.len()) {
         let mut gone = Vec::new();
         let mut removed = Vec::new();
@@ -395,10 +398,15 @@ pub(crate) async fn apply(
 }
 
 /// A row that moved to another key with unsent values takes them from its old key, before that is deleted.
-pub(crate) async fn fill_moved(sql: &Prepared<'_>, mirrors: &[MirrorSql], writes: &mut [&mut Write]) -> Result<()> {
+pub(crate) async fn fill_moved(
+    sql: &Prepared<'_>,
+    mirrors: &[MirrorSql],
+    writes: &mut [&mut Write],
+    room: &Room,
+) -> Result<()> {
     for write in writes.iter_mut().filter(|write| write.has_unsent()) {
         let Some(origin) = &write.moved_from else { continue };
-        let found = mirrors[write.table].read(sql, &[origin]).await?;
+        let found = mirrors[write.table].read(sql, &[origin], room).await?;
         let earlier = found.first().map(|(_, row)| row);
         if let Some(image) = write.image.as_mut() {
             super::net::fill_unsent(image, earlier);

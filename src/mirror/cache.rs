@@ -8,6 +8,10 @@ use crate::mapping::plan::Entity;
 
 type Id = (Entity, Box<str>);
 
+/// A row that takes a larger part of the budget than one in so many is not kept: where rows are that large, reading one again
+/// costs little beside its bodies, and memory for large rows of many sizes would be mostly gaps.
+const LARGE: usize = 512;
+
 /// Two generations: what is used stays in the young one, what is not falls out with the old one.
 pub(crate) struct Cache {
     budget: usize,
@@ -52,7 +56,7 @@ impl Cache {
 
     fn keep(&mut self, at: Id, entry: Arc<Entry>) {
         let size = entry.size();
-        if size > self.budget / 2 {
+        if size > self.budget / LARGE {
             return;
         }
         if self.young_bytes + size > self.budget / 2 {

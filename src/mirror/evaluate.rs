@@ -15,6 +15,7 @@ use super::array::TextArray;
 use super::held;
 use super::net::Key;
 use super::prepared::Prepared;
+use super::room::Room;
 use super::select::{RowFailure, RowText, Select, Target, key_text};
 use crate::change::{Row, TupleData};
 use crate::error::{Error, Result};
@@ -137,10 +138,11 @@ fn row_text(row: &Row) -> String {
     values.collect::<Vec<_>>().join(", ")
 }
 
-/// Evaluates the requests, all sent at once; an answer for each, in order.
+/// Evaluates the requests, all sent at once; an answer for each, in order. The rows take up `room`.
 pub(crate) async fn evaluate(
     sql: &Prepared<'_>,
     requests: &[Request<'_>],
+    room: &Room,
     failures: &mut Vec<RowFailure>,
 ) -> Result<Vec<Answer>> {
     if requests.is_empty() {
@@ -151,7 +153,7 @@ pub(crate) async fn evaluate(
     }
     let (saved, answers, released) = join3(
         sql.run("open an evaluation", "SAVEPOINT evaluation"),
-        join_all(requests.iter().map(|request| request.ask(sql))),
+        join_all(requests.iter().map(|request| request.ask(sql, room))),
         sql.run("close an evaluation", "RELEASE SAVEPOINT evaluation"),
     )
     .await;
@@ -160,7 +162,7 @@ pub(crate) async fn evaluate(
     for answer in answers {
         match answer {
             Ok(text) => texts.push(text),
-            Err(error) if is_about_a_row(&error) => return in_parts(sql, requests, failures).await,
+            Err(error) if is_about_a_row(&error) => return in_parts(sql, requests, room, failures).await,
             Err(error) => return Err(error),
         }
     }
@@ -169,7 +171,12 @@ pub(crate) async fn evaluate(
 }
 
 /// After an error on some row: what is wanted is halved until the row that fails is alone.
-async fn in_parts(sql: &Prepared<'_>, requests: &[Request<'_>], failures: &mut Vec<RowFailure>) -> Result<Vec<Answer>> {
+async fn in_parts(
+    sql: &Prepared<'_>,
+    requests: &[Request<'_>],
+    room: &Room,
+    failures: &mut Vec<RowFailure>,
+) -> Result<Vec<Answer>> {
     sql.run("leave a failed evaluation", LEAVE).await?;
     let mut all = Vec::with_capacity(requests.len());
     for request in requests {
@@ -179,7 +186,7 @@ async fn in_parts(sql: &Prepared<'_>, requests: &[Request<'_>], failures: &mut V
         let mut open: Vec<Range<usize>> = std::iter::once(0..request.wanted.len()).collect();
         while let Some(range) = open.pop() {
             let part = Request { wanted: request.wanted.part(range.clone()), ..*request };
-            match part.ask(sql).await {
+            match part.ask(sql, room).await {
                 Ok(found) => texts.extend(found),
                 Err(error) if is_about_a_row(&error) => {
                     sql.run("leave a row", LEAVE).await?;
@@ -226,10 +233,10 @@ impl Request<'_> {
         if self.wanted.has_held() { Cow::Owned(held::taking(text)) } else { Cow::Borrowed(text) }
     }
 
-    async fn ask(&self, sql: &Prepared<'_>) -> Result<Vec<RowText>> {
+    async fn ask(&self, sql: &Prepared<'_>, room: &Room) -> Result<Vec<RowText>> {
         let arrays = self.wanted.arrays(self.select);
         let parameters: Vec<&(dyn ToSql + Sync)> = parameters(&arrays);
-        let rows = sql.query(&self.what(), &self.text(), &parameters).await?;
+        let rows = sql.query_within(&self.what(), &self.text(), &parameters, room).await?;
         let whole: Option<Vec<RowText>> =
             rows.iter().map(|row| Some(RowText { text: row.get::<_, Option<String>>(0)?, is_cut: false })).collect();
         if let Some(whole) = whole {
@@ -237,7 +244,7 @@ impl Request<'_> {
         }
         // Some row is too large: all are read again, without what makes one so.
         let cut = self.select.cut.get(&(self.variant, self.wanted.target())).map_or("", String::as_str);
-        let rows = sql.query(&self.what(), &self.taking(cut), &parameters).await?;
+        let rows = sql.query_within(&self.what(), &self.taking(cut), &parameters, room).await?;
         Ok(rows.iter().map(|row| RowText { text: row.get(0), is_cut: true }).collect())
     }
 

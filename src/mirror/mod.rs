@@ -15,5 +15,6 @@ pub(crate) mod filter;
 pub(crate) mod held;
 pub(crate) mod net;
 pub(crate) mod prepared;
+pub(crate) mod room;
 pub(crate) mod select;
 pub(crate) mod show;

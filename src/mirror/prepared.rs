@@ -6,10 +6,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 
+use futures_util::TryStreamExt as _;
 use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
+use super::room::Room;
 use crate::error::{Context as _, Error, Result};
 
 /// A session and the statements that it has prepared, by their text.
@@ -47,6 +49,27 @@ impl<'a> Prepared<'a> {
         let statement = self.statement(what, sql).await?;
         self.sent.fetch_add(1, Ordering::Relaxed);
         self.cause(what, self.client.query(&statement, parameters).await).await
+    }
+
+    /// The same for rows that need room.
+    pub(crate) async fn query_within(
+        &self,
+        what: &str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+        room: &Room,
+    ) -> Result<Vec<Row>> {
+        let statement = self.statement(what, sql).await?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        let stream = self.cause(what, self.client.query_raw(&statement, parameters.iter().copied()).await).await?;
+        let mut stream = std::pin::pin!(stream);
+        let mut rows = Vec::new();
+        while let Some(row) = self.cause(what, stream.try_next().await).await? {
+            // Whoever reads no further has the rest dropped as it comes.
+            room.take(row.raw_size_bytes())?;
+            rows.push(row);
+        }
+        Ok(rows)
     }
 
     /// Sends a statement without waiting for its answer; what is sent after it need not wait either. PostgreSQL runs them

@@ -152,13 +152,15 @@ impl Select {
         let Some(id) = id else {
             return Err(self.failure(key_text(&key), "23502", "its id is null"));
         };
+        // Written aside: what a text grew by would stay with it.
+        let mut written = String::new();
         let json = outputs
             .iter()
             .zip(&self.plan.outputs)
             .map(|(field, output)| {
-                let mut json = String::new();
-                output.kind.write(field.as_deref(), &mut json);
-                json.into_boxed_str()
+                written.clear();
+                output.kind.write(field.as_deref(), &mut written);
+                Box::from(written.as_str())
             })
             .collect();
         let references = self.shape.references.iter().map(|&index| own(index)).collect();

@@ -7,6 +7,7 @@ mod operations;
 mod packed;
 mod states;
 mod tables;
+mod whole;
 mod writes;
 
 use std::collections::{HashMap, HashSet};
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use self::operations::Whose;
 use self::states::{Ids, Sides};
 use self::writes::{BYTES, ROWS, Which, Writes};
-use super::batch::{Happened, Named, say_muted, tell_time};
+use super::batch::{Named, say_muted, tell_time};
 use super::group::Group;
 use super::operations::Operation;
 use super::rivals::{Rivals, rows_by_id};
@@ -37,6 +38,7 @@ use crate::mirror::apply::apply;
 use crate::mirror::held;
 use crate::mirror::net::{Net, Step, Write};
 use crate::mirror::prepared::Prepared;
+use crate::mirror::room::{Fits, Room};
 use crate::mirror::select::{RowFailure, Select};
 use crate::session::Session;
 
@@ -78,6 +80,8 @@ struct Staged<'s, 'a> {
     /// What cannot be evaluated and was said: what bodies name is asked for more than once.
     failed: HashSet<RowFailure>,
     announced: Announced,
+    /// How many rows, or events, are in memory together.
+    fits: Fits,
     pace: Pace,
 }
 
@@ -216,7 +220,8 @@ impl Advance {
         let pages = staged.writes.pages();
         for page in 0..pages {
             let mut failures = Vec::new();
-            states::evaluate(&staged.writes, &self.selects, is_before, &mut failures, page).await?;
+            let fits = &mut staged.fits;
+            states::evaluate(&staged.writes, &self.selects, is_before, fits, &mut failures, page).await?;
             self.fail(staged, failures, group).await?;
             let what =
                 if is_before { "rows are evaluated before it, page" } else { "rows are evaluated after it, page" };
@@ -246,7 +251,9 @@ impl Advance {
 
     async fn apply_some(&self, sql: &Prepared<'_>, writes: &mut Vec<Write>) -> Result<()> {
         sql.settle().await?;
-        apply(sql, &self.plan, &self.mirrors, &mut writes.iter_mut().collect::<Vec<_>>()).await?;
+        let mut all: Vec<&mut Write> = writes.iter_mut().collect();
+        apply(sql, &self.plan, &self.mirrors, &mut all, &Room::unbounded()).await?;
+        drop(all);
         writes.clear();
         Ok(())
     }
@@ -274,7 +281,7 @@ impl Advance {
                 if select.may_have_rivals() {
                     let mut failures = Vec::new();
                     let wanted = before.iter().chain(&after).map(|located| located.entry.id.clone()).collect();
-                    let others = staged.others(select, &wanted, &mut failures).await?;
+                    let others = staged.others(select, &wanted, &Room::unbounded(), &mut failures).await?;
                     Rivals::of(entity, others).join(entity, 0, &mut before, &mut after);
                     self.fail_once(staged, failures, group).await?;
                 }
@@ -305,25 +312,31 @@ impl Advance {
         }
         let mut told = 0;
         while told < all {
-            let happened = Happened { events: events.next().await?, counts: Vec::new() };
-            if happened.events.is_empty() {
+            let page = events.next().await?;
+            if page.is_empty() {
                 break;
             }
-            told += happened.events.len();
-            let (surroundings, earlier) = self.surround_staged(staged, &happened.events, group).await?;
-            for event in &happened.events {
-                if let Some(operations) = &mut operations {
-                    while let Some((number, operation)) = operations.next_before(event.place).await? {
-                        self.tell_own(&staged.net, number, &operation, group);
+            told += page.len();
+            let mut rest = page.as_slice();
+            while !rest.is_empty() {
+                let (some, after) = rest.split_at(staged.fits.of(rest.len()));
+                let surrounded = self.surround_staged(staged, some, group).await;
+                let Some((surroundings, earlier)) = staged.fits.tried(some.len(), surrounded)? else { continue };
+                rest = after;
+                for event in some {
+                    if let Some(operations) = &mut operations {
+                        while let Some((number, operation)) = operations.next_before(event.place).await? {
+                            self.tell_own(&staged.net, number, &operation, group);
+                            self.write_page(staged.sql, group).await?;
+                        }
+                    }
+                    if !self.is_folded(event, &surroundings, 0) {
+                        self.tell_one(0, &staged.net, event, &surroundings, &earlier, group);
                         self.write_page(staged.sql, group).await?;
                     }
                 }
-                if !self.is_folded(event, &surroundings, 0) {
-                    self.tell_one(0, &staged.net, event, &surroundings, &earlier, group);
-                    self.write_page(staged.sql, group).await?;
-                }
+                self.counters.forget(false);
             }
-            self.counters.forget(false);
             staged.pace.say("events are written", told, all);
         }
         let Some(mut operations) = operations else { return Ok(()) };
@@ -360,14 +373,15 @@ impl Advance {
         events: &[Event],
         group: &mut Group,
     ) -> Result<(Surroundings, HashMap<Box<str>, Counters>)> {
+        let room = Room::page(events.len());
         let mut failures = Vec::new();
         let mut surroundings = Surroundings::default();
         let mut named = Named::by_events(events.iter());
         let posts = [(Entity::Posts, std::mem::take(&mut named.posts))];
-        self.see_staged(staged, &posts, &mut surroundings, &mut failures).await?;
+        self.see_staged(staged, &posts, &mut surroundings, &room, &mut failures).await?;
         named.by_posts(events, &surroundings, 0);
         let people = [(Entity::Users, named.users), (Entity::Portals, named.portals)];
-        self.see_staged(staged, &people, &mut surroundings, &mut failures).await?;
+        self.see_staged(staged, &people, &mut surroundings, &room, &mut failures).await?;
         self.fail_once(staged, failures, group).await?;
         let [(_, users), _] = people;
         self.counters.load(staged.sql, users.iter().map(AsRef::as_ref)).await?;
@@ -389,15 +403,16 @@ impl Advance {
         staged: &mut Staged<'_, '_>,
         wanted: &[(Entity, HashSet<Box<str>>)],
         surroundings: &mut Surroundings,
+        room: &Room,
         failures: &mut Vec<RowFailure>,
     ) -> Result<()> {
         for (entity, ids) in wanted.iter().filter(|(_, ids)| !ids.is_empty()) {
             let Some(select) = self.selects.iter().find(|select| select.entity() == *entity) else { continue };
             if staged.writes(select) {
-                staged.see(select, ids, surroundings, failures).await?;
+                staged.see(select, ids, surroundings, room, failures).await?;
             }
         }
-        surroundings.look_up(staged.sql, &self.selects, &mut self.cache, wanted, failures).await
+        surroundings.look_up(staged.sql, &self.selects, &mut self.cache, wanted, room, failures).await
     }
 
     /// Keeps failures for the ledger; many are written at once.
@@ -427,7 +442,7 @@ impl Advance {
 impl<'s, 'a> Staged<'s, 'a> {
     fn new(sql: &'s Prepared<'a>, writes: Writes<'s, 'a>, net: Net, whose: Whose, pace: Pace) -> Self {
         let (written, failed, announced) = (HashSet::new(), HashSet::new(), Announced::default());
-        Self { sql, writes, net, whose, written, failed, announced, pace }
+        Self { sql, writes, net, whose, written, failed, announced, fits: Fits::default(), pace }
     }
 
     /// Leaves what counts of what is staged; gives the tables that are altered.
@@ -462,9 +477,10 @@ impl<'s, 'a> Staged<'s, 'a> {
         &self,
         select: &Select,
         ids: &HashSet<Box<str>>,
+        room: &Room,
         failures: &mut Vec<RowFailure>,
     ) -> Result<Vec<(Entry, bool)>> {
-        let mut rows = rows_by_id(self.sql, select, ids, failures).await?;
+        let mut rows = rows_by_id(self.sql, select, ids, room, failures).await?;
         let Some(base) = select.base() else { return Ok(rows) };
         let written = self.writes.find_keys(base, rows.iter().map(|(entry, _)| &entry.key)).await?;
         rows.retain(|(entry, _)| !written.contains(&writes::at_key(base, &entry.key)));
@@ -477,10 +493,11 @@ impl<'s, 'a> Staged<'s, 'a> {
         select: &Select,
         ids: &HashSet<Box<str>>,
         surroundings: &mut Surroundings,
+        room: &Room,
         failures: &mut Vec<RowFailure>,
     ) -> Result<()> {
         let entity = select.entity();
-        let rows = states::by_id(self.sql, entity, ids).await?;
+        let rows = states::by_id(self.sql, entity, ids, room).await?;
         if select.is_keyless() {
             // As one evaluation of all would have it: a live row hides those that are not.
             let live: HashSet<Box<str>> =
@@ -494,7 +511,7 @@ impl<'s, 'a> Staged<'s, 'a> {
             surroundings.add_side(entity, row, is_before);
         }
         if select.may_have_rivals() && !found.is_empty() {
-            let others = self.others(select, &found, failures).await?;
+            let others = self.others(select, &found, room, failures).await?;
             surroundings.add_others(Rivals::of(entity, others).into_others());
         }
         Ok(())

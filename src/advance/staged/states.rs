@@ -7,14 +7,15 @@ use bytes::Bytes;
 
 use super::packed;
 use super::writes::{BYTES, ROWS, Which, Writes, net, signed, unsigned};
-use crate::advance::states::{Row, evaluate_side};
+use crate::advance::states::{Row, Rows, evaluate_side};
 use crate::error::{Error, Result};
 use crate::event::diff::Located;
 use crate::failpoint;
 use crate::mapping::plan::Entity;
 use crate::mirror::array::TextArray;
-use crate::mirror::net::Write;
+use crate::mirror::net::{Net, Write};
 use crate::mirror::prepared::{Owned, Prepared};
+use crate::mirror::room::{Fits, Room};
 use crate::mirror::select::{RowFailure, Select};
 
 const PUT: &str = "INSERT INTO pg_temp.staged_states (entity, h, before, live, place, id, bytes, entry)
@@ -36,11 +37,12 @@ const BY_ID: &str = "SELECT before, live, entry FROM pg_temp.staged_states
     WHERE entity = $1 AND id = ANY ($2::text[])
       AND h = ANY (ARRAY(SELECT hashtextextended(id, 0) FROM unnest($2::text[]) AS u (id)))";
 
-/// Evaluates a side of all written rows, page by page.
+/// Evaluates a side of all written rows, page by page, and of a page as many as fit.
 pub(super) async fn evaluate(
     writes: &Writes<'_, '_>,
     selects: &[Select],
     is_before: bool,
+    fits: &mut Fits,
     failures: &mut Vec<RowFailure>,
     page: i64,
 ) -> Result<()> {
@@ -48,15 +50,35 @@ pub(super) async fn evaluate(
     let sql = writes.sql;
     let bases: HashSet<usize> = selects.iter().filter_map(Select::base).collect();
     let read = writes.read(page, which).await?;
-    let rows: Vec<Write> =
+    let mut rows: Vec<Write> =
         read.into_iter().map(|(write, _)| write).filter(|write| bases.contains(&write.table)).collect();
-    if rows.is_empty() {
-        return Ok(());
+    while !rows.is_empty() {
+        let rest = rows.split_off(fits.of(rows.len()));
+        let nets = [net(rows)];
+        let mut failed = Vec::new();
+        let sides = evaluate_side(sql, selects, &nets, |_| true, &Room::page(nets[0].writes.len()), &mut failed).await;
+        let [Net { writes: evaluated, .. }] = nets;
+        rows = rest;
+        match fits.tried(evaluated.len(), sides)? {
+            Some(sides) => {
+                failures.extend(failed);
+                put_sides(sql, selects, is_before, &evaluated, sides).await?;
+            }
+            None => rows.splice(0..0, evaluated).for_each(drop),
+        }
     }
-    let nets = [net(rows)];
-    let sides = evaluate_side(sql, selects, &nets, |_| true, failures).await?;
+    Ok(())
+}
+
+async fn put_sides(
+    sql: &Prepared<'_>,
+    selects: &[Select],
+    is_before: bool,
+    writes: &[Write],
+    sides: Vec<Rows>,
+) -> Result<()> {
     for (select, side) in selects.iter().zip(sides) {
-        let own = nets[0].writes.iter().filter(|write| Some(write.table) == select.base());
+        let own = writes.iter().filter(|write| Some(write.table) == select.base());
         let places: HashMap<&[Bytes], usize> = own.map(|write| (&*write.key, write.place)).collect();
         let rows: Vec<(Row, usize)> = side
             .into_rows()
@@ -140,9 +162,14 @@ impl<'s, 'a> Ids<'s, 'a> {
 }
 
 /// The written rows with these ids, with whether they are as before.
-pub(super) async fn by_id(sql: &Prepared<'_>, entity: Entity, ids: &HashSet<Box<str>>) -> Result<Vec<(Row, bool)>> {
+pub(super) async fn by_id(
+    sql: &Prepared<'_>,
+    entity: Entity,
+    ids: &HashSet<Box<str>>,
+    room: &Room,
+) -> Result<Vec<(Row, bool)>> {
     let ids: TextArray = ids.iter().map(AsRef::as_ref).collect();
-    let rows = sql.query("read states by id", BY_ID, &[&(entity as i32), &ids]).await?;
+    let rows = sql.query_within("read states by id", BY_ID, &[&(entity as i32), &ids], room).await?;
     rows.iter()
         .map(|row| Ok((Row { entry: Arc::new(packed::read_entry(row.get(2))?), live: row.get(1) }, row.get(0))))
         .collect()

@@ -18,6 +18,7 @@ use crate::mirror::array::TextArray;
 use crate::mirror::filter;
 use crate::mirror::net::{Key, Mirrored, Net, Part, Write, fill_unsent};
 use crate::mirror::prepared::{Owned, Prepared};
+use crate::mirror::room::Room;
 
 /// Rows that are worked on together, and about how many bytes they have.
 pub(super) const ROWS: usize = 500;
@@ -270,7 +271,7 @@ impl<'s, 'a> Writes<'s, 'a> {
             .collect()
     }
 
-    async fn put(&mut self, writes: &[Write]) -> Result<()> {
+    pub(super) async fn put(&mut self, writes: &[Write]) -> Result<()> {
         let keys: Vec<Bytes> = writes.iter().map(|write| packed::key(&write.key)).collect();
         let images: Vec<Option<Bytes>> = writes.iter().map(|write| write.image.as_ref().map(packed::row)).collect();
         let pages: Vec<i64> =
@@ -290,7 +291,10 @@ impl<'s, 'a> Writes<'s, 'a> {
         self.sql.post("stage rows", PUT, parameters).await
     }
 
-    async fn add_rows<'r>(&mut self, rows: impl Iterator<Item = (usize, &'r Row, i64, usize)>) -> Result<()> {
+    pub(super) async fn add_rows<'r>(
+        &mut self,
+        rows: impl Iterator<Item = (usize, &'r Row, i64, usize)>,
+    ) -> Result<()> {
         let (mut ats, mut images) = (TextArray::default(), TextArray::default());
         let (mut pages, mut tables, mut more, mut places) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (table, row, by, place) in rows {
@@ -392,7 +396,7 @@ impl<'s, 'a> Writes<'s, 'a> {
             let mut moved: Vec<Write> = moved.into_iter().map(|(write, _)| write).collect();
             for some in moved.chunks_mut(MOVED) {
                 let mut writes: Vec<&mut Write> = some.iter_mut().collect();
-                crate::mirror::apply::fill_moved(self.sql, mirrors, &mut writes).await?;
+                crate::mirror::apply::fill_moved(self.sql, mirrors, &mut writes, &Room::unbounded()).await?;
                 self.put(some).await?;
             }
         }

@@ -21,6 +21,7 @@ use crate::mapping::plan::Plan;
 use crate::mirror::apply::{MirrorSql, apply};
 use crate::mirror::net::{Key, Net, Netting, Write};
 use crate::mirror::prepared::{Owned, Prepared};
+use crate::mirror::room::Room;
 
 /// Made anew for each attempt; ours alone, so that nothing of an earlier attempt is in it.
 pub(crate) const CREATE: &str = "DROP TABLE IF EXISTS portalhook_mirror.recorded; \
@@ -180,7 +181,7 @@ impl Recording {
                 }
                 for mut batch in cuts.batches(part.to_vec()) {
                     let mut writes: Vec<&mut Write> = batch.iter_mut().flat_map(|net| &mut net.writes).collect();
-                    apply(sql, plan, &mirrors, &mut writes).await?;
+                    apply(sql, plan, &mirrors, &mut writes, &Room::unbounded()).await?;
                 }
             }
         }

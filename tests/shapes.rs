@@ -1,6 +1,7 @@
 //! Every shape that a mapping may have, played on a real server.
 
 mod odd_rows;
+mod rooms;
 
 use serde_json::{Value, json};
 

@@ -34,7 +34,7 @@ use crate::session::{self, Database};
 use crate::{admin, deliver, failpoint, systemd};
 
 /// Bytes of transactions between capture and the heart.
-const QUEUE: usize = 8 << 20;
+const QUEUE: usize = 4 << 20;
 
 /// Waits between starts after a fault: doubled each time, from the first to the last (milliseconds).
 const FIRST_WAIT: Duration = Duration::from_millis(100);

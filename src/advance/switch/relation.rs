@@ -157,7 +157,7 @@ impl Advance {
             _ => patched(&self.plan, relation, described),
         };
         let title = format!("{}.{}", relation.schema, relation.name);
-        let rebuilds = match self.rebuilds(session, &plan).await? {
+        let rebuilds = match self.rebuilds(session, &plan, &[]).await? {
             Ok(rebuilds) => rebuilds,
             Err(Unfit::Apart(_, why)) => return Ok(Fit::Resync(why)),
             Err(_) => return Ok(Fit::Resync(format!("{title} has another key, which the mirror does not have"))),
@@ -194,7 +194,7 @@ impl Advance {
             Err(error) if session.is_closed() => return Err(error),
             Err(error) => format!("{error:?}"),
             // Also where the description is older than what the mapping names: its rows are earlier ones then.
-            Ok(plan) => match self.rebuilds(session, &plan).await? {
+            Ok(plan) => match self.rebuilds(session, &plan, &[]).await? {
                 Ok(rebuilds) => {
                     for column in rebuilds.iter().flat_map(|rebuild| &rebuild.copied) {
                         tracing::warn!(
@@ -209,8 +209,8 @@ impl Advance {
                     self.ask_for_tables(session).await?;
                     return Ok(Fit::Pause(is_copied_first(&title)));
                 }
-                Err(Unfit::Apart(oid, why)) if oid == table.oid => return Ok(Fit::Resync(why)),
-                Err(Unfit::Apart(_, why)) => why,
+                // Also where it is another table: only a copy brings the mapping then, and this one's rows cannot wait for it.
+                Err(Unfit::Apart(_, why)) => return Ok(Fit::Resync(why)),
             },
         };
         tracing::debug!("the newest mapping does not help: {problem}");
@@ -219,17 +219,26 @@ impl Advance {
         Ok(Fit::Pause(advice))
     }
 
-    /// How the mirrors that are there become those of another plan.
-    pub(super) async fn rebuilds(&self, session: &Session, plan: &Plan) -> Result<Result<Vec<Rebuild>, Unfit>> {
-        let mut rebuilds = Vec::new();
-        for table in needs_copies(&self.plan, plan) {
+    /// How the mirrors that are there become those of another plan, for which `copied` (indexes into its tables) are there.
+    pub(super) async fn rebuilds(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        copied: &[usize],
+    ) -> Result<Result<Vec<Rebuild>, Unfit>> {
+        let (mut rebuilds, mut not_mirrored) = (Vec::new(), None);
+        for table in needs_copies(&self.plan, plan).into_iter().filter(|table| !copied.contains(table)) {
             match Rebuild::of(&self.plan, &plan.tables[table]) {
+                // Rows that cannot be told apart need a copy of everything: then it is no use to copy this alone.
+                Err(unfit @ Unfit::NotMirrored(_)) => {
+                    not_mirrored.get_or_insert(unfit);
+                }
                 Err(unfit) => return Ok(Err(unfit)),
                 Ok(rebuild) if rebuild.keeps_rows_apart(session).await? => rebuilds.push(rebuild),
                 Ok(rebuild) => return Ok(Err(rebuild.unfit())),
             }
         }
-        Ok(Ok(rebuilds))
+        Ok(not_mirrored.map_or(Ok(rebuilds), Err))
     }
 }
 

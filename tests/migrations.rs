@@ -270,6 +270,32 @@ fn the_comparison_that_closes_a_gap_gives_way_to_a_migration() {
     assert_eq!(portal.event_names(&receiver, endpoint), ["vote.deleted 1"]);
 }
 
+/// Each attempt would be in the way of the next migration, and takes a slot. What is in the ledger does not wait for it.
+#[test]
+fn a_gap_that_gives_way_again_and_again_is_tried_less_and_less_often_and_deliveries_go_on() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
+    let id = receiver.wait_for_distinct(1)[0].id().to_owned();
+    daemon.terminate();
+    portal.sql(&format!("{DROP_SLOT}\nDELETE FROM votes;"));
+    let ours = held_catalog(&portal);
+    let daemon = portal.spawn(&[]);
+    for (number, pause) in ["500ms", "1s", "2s"].into_iter().enumerate() {
+        portal.sql(&format!("{MIGRATED} ALTER TABLE posts ADD COLUMN late_{number} int;"));
+        daemon.wait_for_line(&format!(
+            "the copy gave way; the gap stays open and deliveries go on, trying again in {pause}"
+        ));
+    }
+    portal.sql(&format!("SELECT portalhook.redeliver('{id}') \\g /dev/null"));
+    receiver.wait_for("the vote again", |received| received.iter().filter(|one| one.id() == id).count() == 2);
+    drop(ours);
+    daemon.wait_for_line("is closed: 1 events");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "vote.deleted 1"]);
+}
+
 #[test]
 fn many_tables_and_columns_beside_ours_slow_nothing_down() {
     let many = "

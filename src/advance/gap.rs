@@ -196,12 +196,13 @@ impl Advance {
         if remapped {
             switch::turn::request(&sql, "the mapping was changed in the gap").await?;
         }
+        record::failures(&sql, &self.plan, &group.failures).await?;
+        sql.settle().await?;
         self.recount(session, group.checkpoint.lsn, progress).await?;
         failpoint::hit("bridged");
 
         record::events(&sql, &self.day, &group.events).await?;
         record::routes(&sql, &self.routes, started_at).await?;
-        record::failures(&sql, &self.plan, &group.failures).await?;
         operations::take(&sql, numbers).await?;
         sql.query("end a pause", pause::OVER, &[&group.checkpoint.lsn.to_string()]).await?;
         let closing: Vec<crate::mirror::prepared::Owned> = vec![

@@ -372,6 +372,9 @@ impl Advance {
             record::sequences(sql, &group.sequences).await?;
         }
         record::failures(sql, &self.plan, &group.failures).await?;
+        if group.is_split {
+            record::failures_once(sql).await?;
+        }
         switch::job::keep(sql, std::mem::take(&mut group.kept)).await?;
         let adopted = match &group.turn {
             Some(turn) if entered.is_none() => self.turn(sql, session, turn, group.checkpoint.lsn).await?,

@@ -374,6 +374,41 @@ fn a_key_that_is_replaced_in_the_gap_loses_nothing() {
 }
 
 #[test]
+fn a_table_that_was_made_anew_in_the_gap_is_followed_as_at_any_other_time() {
+    let portal = portal();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.run().terminate();
+    portal.sql(&format!(
+        "{DROP_SLOT};
+         UPDATE posts SET status = 'planned' WHERE id = 99;
+         DROP TABLE votes; CREATE TABLE votes (id int PRIMARY KEY, post_id int, user_id int, created_at timestamptz NOT NULL DEFAULT now());
+         INSERT INTO votes (id, post_id, user_id, created_at) VALUES (2, 98, 48, now()), (3, 98, 49, now());"
+    ));
+    let daemon = portal.run();
+    portal.wait_for_outcome(
+        "SELECT count(*) > 0 AND bool_and(state = 'done') FROM portalhook.switches WHERE kind = 'copy'",
+    );
+    portal.sql("DELETE FROM votes WHERE id = 2");
+    let expected = ["post.status_changed 99", "vote.deleted 1", "vote.created 3", "vote.deleted 2"];
+    assert_eq!(portal.event_names(&receiver, endpoint), expected);
+    assert!(daemon.said().iter().any(|line| line.contains("is closed: 1 events")), "{:?}", daemon.said());
+}
+
+#[test]
+fn a_table_that_was_dropped_in_the_gap_does_not_keep_the_others_from_being_compared() {
+    let portal = portal();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.run().terminate();
+    portal.sql(&format!("{DROP_SLOT}\nDELETE FROM votes WHERE id = 1; DROP TABLE comments;"));
+    let daemon = portal.run();
+    daemon.wait_for_line("public.comments was dropped: its mirror stays as it was");
+    portal.sql("DELETE FROM votes WHERE id = 2");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.deleted 1", "vote.deleted 2"]);
+}
+
+#[test]
 fn setup_says_what_bounds_the_log_while_no_daemon_runs() {
     let portal = Portal::without_setup(Database::on_its_own_server(&[]), include_str!("../sql/demo/portal.sql"));
     let said = String::from_utf8_lossy(&portal.try_setup(include_str!("../sql/demo/views.sql")).stdout).into_owned();

@@ -463,3 +463,18 @@ mod crashes {
         dies_at("switched");
     }
 }
+
+#[test]
+fn tables_of_an_earlier_version_that_nothing_uses_any_more_are_removed() {
+    let portal = Portal::sample();
+    // As its daemon made it.
+    portal.sql(&format!(
+        "SET ROLE {}; CREATE UNLOGGED TABLE portalhook_mirror.\"portalhook pieces\" (place int, number int, piece bytea); RESET ROLE;
+         SELECT portalhook.request_copy(ARRAY['posts'::regclass::oid], 'the test wants it') \\g /dev/null",
+        portal.database.role()
+    ));
+    let daemon = portal.run();
+    // Whoever copies has tidied up before.
+    daemon.wait_for_line("the test wants it: in force from here on");
+    assert_eq!(portal.sql("SELECT to_regclass('portalhook_mirror.\"portalhook pieces\"')"), "");
+}

@@ -279,7 +279,8 @@ impl Advance {
                 Some((Arrival::Value(piece), _)) => held::take(&sql, piece).await?,
                 Some((Arrival::Last(_), _)) => return Err(Error::failed("a transaction ended that had not begun")),
             }
-            // Also while behind: what is done must not hold the write-ahead log until all is.
+            // Also while behind: what is done must not hold the write-ahead log until all is. Not within a large transaction: that
+            // holds the log from its own beginning on, which is a second at most after what was not confirmed before it.
             if transactions.queued() == 0 || looked.elapsed() >= LOOK_AT_LEAST {
                 looked = Instant::now();
                 durable.look(&sql, confirmed).await?;

@@ -107,6 +107,30 @@ impl Advance {
         Ok((is_ahead && !was_reached).then_some(Fit::Earlier))
     }
 
+    /// Whether anybody may want the value of a column (from 0) in a row of this description that is about to come. For certain
+    /// nobody does only where the plan follows the description and no other is on its way. (Where the plan has to change right
+    /// before that row, the value comes again: `has_what_it_names`.)
+    pub(in crate::advance) async fn may_want(
+        &self,
+        session: &Session,
+        relation: &Arc<Relation>,
+        column: usize,
+    ) -> Result<bool> {
+        let Some(column) = relation.columns.get(column).filter(|_| self.recording.is_none() && !self.is_ahead()) else {
+            return Ok(true);
+        };
+        let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) else { return Ok(false) };
+        if table.columns.iter().any(|one| one.is_stored() && one.name == column.name) {
+            return Ok(true);
+        }
+        let known = self.known.get(&relation.oid).filter(|known| Arc::ptr_eq(&known.relation, relation));
+        let follows = match known {
+            Some(known) => known.serves,
+            None => matches!(self.fits_as_it_is(session, relation).await?, Some(Fit::Fits)),
+        };
+        Ok(!follows)
+    }
+
     /// Holds a description against the plan.
     pub(super) async fn fit(&mut self, session: &Session, relation: &Relation) -> Result<Fit> {
         match self.fits_as_it_is(session, relation).await? {

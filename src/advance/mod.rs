@@ -294,7 +294,7 @@ impl Advance {
                     self.forget_held(&sql).await?;
                 }
                 Some((value @ (Arrival::ValueOf(..) | Arrival::Value(_)), _)) => {
-                    self.hold(&sql, session, value).await?
+                    self.hold(&sql, session, value).await?;
                 }
                 Some((Arrival::Last(_), _)) => return Err(Error::failed("a transaction ended that had not begun")),
             }

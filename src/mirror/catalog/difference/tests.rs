@@ -173,7 +173,7 @@ fn columns_are_known_by_their_numbers() {
     // Its other type then is for the one who reads it under its new name.
     for of in ["text", "integer"] {
         let changes = [("/table/columns/1/name", json!("headline")), ("/table/columns/1/type", json!(of))];
-        assert_eq!(found(&changes), [renamed.clone()]);
+        assert_eq!(found(&changes), std::slice::from_ref(&renamed));
     }
     let other = Difference::ColumnType { column: column.clone(), from: "text".into(), to: "integer".into() };
     assert_eq!(found(&[("/table/columns/1/type", json!("integer"))]), [other]);

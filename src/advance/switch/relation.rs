@@ -233,8 +233,14 @@ impl Advance {
                     self.ask_for_tables(session).await?;
                     return Ok(Fit::Pause(is_copied_first(&title)));
                 }
-                // Also where it is another table: only a copy brings the mapping then, and this one's rows cannot wait for it.
-                Err(Unfit::Apart(_, why)) => return Ok(Fit::Resync(why)),
+                Err(Unfit::Apart(oid, why)) if oid == table.oid => return Ok(Fit::Resync(why)),
+                // Only a copy brings the mapping then, and this table's rows cannot wait for it.
+                Err(Unfit::Apart(_, why)) => {
+                    let title = table.called();
+                    return Ok(Fit::Resync(format!(
+                        "{title} has lost columns, and the mapping waits for a copy ({why})"
+                    )));
+                }
             },
         };
         tracing::debug!("the newest mapping does not help: {problem}");

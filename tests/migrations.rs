@@ -191,6 +191,25 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.updated 99"]);
 }
 
+/// A copy notes what the catalog says of its own table: what happened to another one is still to be found.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_table_that_is_rewritten_before_another_one_is_copied_is_copied_too() {
+    let portal = Portal::sample_with("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49);");
+    // Nobody looks at the catalog.
+    let daemon = portal.spawn(&[("PORTALHOOK_LIMITS", "looks:0")]);
+    daemon.wait_for_line("streaming");
+    portal.sql(
+        "ALTER TABLE votes ALTER created_at TYPE timestamptz USING '2020-01-01 00:00:00Z';
+         SELECT portalhook.request_copy(ARRAY['posts'::regclass::oid], 'the test wants it') \\g /dev/null",
+    );
+    daemon.wait_for_line("the test wants it: in force from here on");
+    daemon.terminate();
+    let daemon = portal.run();
+    daemon.wait_for_line("public.votes was rewritten, which may have changed any of its rows: in force from here on");
+    assert_eq!(crate::support::mirror::differences(&portal), "");
+}
+
 /// Everything has to be copied.
 const DROP_SLOT: &str = "SELECT pg_drop_replication_slot(slot) FROM portalhook.checkpoint \\g /dev/null";
 

@@ -2,6 +2,7 @@
 
 use crate::support::portal::{Portal, name_and_id};
 use crate::support::receiver::{Received, Receiver};
+use crate::support::session::Holder;
 
 /// The budget that the daemon keeps, in KiB.
 pub(crate) const BUDGET: usize = 96 << 10;
@@ -159,6 +160,38 @@ fn a_large_value_of_a_column_that_no_select_names_is_written_nowhere() {
 #[test]
 fn a_large_value_in_a_large_transaction_that_no_select_names_is_written_nowhere() {
     passes_by("part:1,page:2");
+}
+
+/// The plan in force does not name it, the one that the copy is for does.
+#[test]
+fn a_large_value_that_comes_while_its_column_is_copied_is_there() {
+    let portal = Portal::sample_with("ALTER TABLE posts ADD COLUMN attachment bytea;");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.status_changed}'");
+    let daemon = portal.run();
+    play(&portal, &receiver, endpoint, "UPDATE posts SET title = 'Before' WHERE id = 99");
+    // The copy has looked, and cannot end.
+    let ours = Holder::of(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
+    portal.sql(
+        "UPDATE portalhook.mapping SET query = replace(query, 'created_at', 'created_at, octet_length(attachment) AS size') WHERE entity = 'posts';
+         SET statement_timeout = '60s';
+         DO $$ BEGIN
+             WHILE NOT EXISTS (SELECT FROM pg_locks AS w JOIN pg_locks AS h USING (pid)
+                               WHERE w.relation = 'portalhook.catalog'::regclass AND NOT w.granted AND h.relation = 'posts'::regclass AND h.granted) LOOP
+                 PERFORM pg_sleep(0.01);
+             END LOOP;
+         END $$;",
+    );
+    play(
+        &portal,
+        &receiver,
+        endpoint,
+        &format!("UPDATE posts SET attachment = convert_to({}, 'UTF8') WHERE id = 99", text(2, "a")),
+    );
+    drop(ours);
+    daemon.wait_for_line("in force from here on");
+    portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
+    is_told_with_its_size(&portal, &receiver, endpoint);
 }
 
 /// The row came before anybody knew that it is wanted: it comes again.

@@ -192,6 +192,8 @@ fn a_large_value_that_comes_while_its_column_is_copied_is_there() {
     daemon.wait_for_line("in force from here on");
     portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
     is_told_with_its_size(&portal, &receiver, endpoint);
+    let again: Vec<String> = daemon.said().into_iter().filter(|line| line.contains("again")).collect();
+    assert_eq!(again, [""; 0], "neither the copy nor the daemon");
 }
 
 /// The row came before anybody knew that it is wanted: it comes again.
@@ -204,16 +206,19 @@ fn a_large_value_that_a_mapping_names_only_at_a_pause_is_there() {
     // From now on the daemon knows how the table is described.
     play(&portal, &receiver, endpoint, "UPDATE posts SET title = 'Before' WHERE id = 99");
     portal.sql(&format!(
-        "BEGIN; UPDATE posts SET attachment = {} WHERE id = 99; ALTER TABLE posts RENAME title TO headline;
+        "BEGIN; UPDATE posts SET attachment = {}, description = {} WHERE id = 99;
+         ALTER TABLE posts RENAME title TO headline; ALTER TABLE posts RENAME description TO body;
          UPDATE posts SET headline = 'After' WHERE id = 99; COMMIT;",
-        text(2, "a")
+        text(2, "a"),
+        text(2, "b")
     ));
     daemon.wait_for_line("is called headline now");
     portal.sql(
-        "UPDATE portalhook.mapping SET query = replace(query, 'title,', 'headline AS title, octet_length(attachment) AS size,') WHERE entity = 'posts'",
+        "UPDATE portalhook.mapping SET query = replace(query, 'title, description,', 'headline AS title, body AS description, octet_length(attachment) AS size,')
+         WHERE entity = 'posts'",
     );
     daemon.wait_for_line("in force from here on");
-    portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
+    portal.sql("UPDATE posts SET body = '' WHERE id = 99; UPDATE posts SET status = 'planned' WHERE id = 99");
     is_told_with_its_size(&portal, &receiver, endpoint);
     let faults: Vec<String> = daemon.said().into_iter().filter(|line| line.contains("starting again")).collect();
     assert_eq!(faults, [""; 0]);

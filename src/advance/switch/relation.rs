@@ -116,7 +116,7 @@ impl Advance {
         relation: &Arc<Relation>,
         column: usize,
     ) -> Result<bool> {
-        let Some(column) = relation.columns.get(column).filter(|_| self.recording.is_none() && !self.is_ahead()) else {
+        let Some(column) = relation.columns.get(column).filter(|_| self.recording.is_none()) else {
             return Ok(true);
         };
         let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) else { return Ok(false) };

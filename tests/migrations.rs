@@ -210,6 +210,30 @@ fn a_table_that_is_rewritten_before_another_one_is_copied_is_copied_too() {
     assert_eq!(crate::support::mirror::differences(&portal), "");
 }
 
+/// That copy is no refreshing one then: what the stream did not bring has to be told.
+#[cfg(feature = "failpoints")]
+#[test]
+fn what_is_committed_out_of_the_publication_while_the_table_is_copied_is_told() {
+    let portal = Portal::sample_with("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49), (2, 99, 49);");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    // Nobody looks at the catalog in between.
+    let daemon = portal.spawn(&[("PORTALHOOK_LIMITS", "looks:0")]);
+    daemon.wait_for_line("streaming");
+    // The copy waits for this transaction before it looks.
+    let open = Holder::of(&portal, "UPDATE users SET name = name");
+    portal.sql("SELECT portalhook.request_copy(ARRAY['votes'::regclass::oid], 'the test wants it') \\g /dev/null");
+    daemon.wait_for_line("copying public.votes beside the mirror");
+    portal.sql(
+        "ALTER PUBLICATION portalhook DROP TABLE votes; DELETE FROM votes WHERE id = 1; ALTER PUBLICATION portalhook ADD TABLE votes;",
+    );
+    drop(open);
+    daemon.wait_for_line("the test wants it: in force from here on");
+    portal.sql("DELETE FROM votes WHERE id = 2");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.deleted 1", "vote.deleted 2"]);
+    assert_eq!(crate::support::mirror::differences(&portal), "");
+}
+
 /// Everything has to be copied.
 const DROP_SLOT: &str = "SELECT pg_drop_replication_slot(slot) FROM portalhook.checkpoint \\g /dev/null";
 

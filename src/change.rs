@@ -58,9 +58,12 @@ impl FromStr for Held {
     }
 }
 
-/// A large value on its way to where it is held: its bytes in order, then what it is called. The change that has it comes later.
+/// A large value on its way to where it is held: whose it is, its bytes in order, then what it is called. The change that has it
+/// comes later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
+    /// Of this column (from 0) in a row of this table, by oid.
+    Of(u32, usize),
     Bytes(Bytes),
     End(Held),
 }
@@ -148,7 +151,9 @@ pub(crate) enum Arrival {
     Part(u64, Vec<Change>),
     /// The last changes of a large transaction, maybe none.
     Last(Transaction),
-    /// Of a large value in what comes next.
+    /// A large value in what comes next is of this column; its pieces follow.
+    ValueOf(Arc<Relation>, usize),
+    /// Of that value.
     Value(Piece),
 }
 

@@ -101,11 +101,12 @@ async fn supervise(
     mut limits: Limits<'_>,
 ) -> Result<Request> {
     let mut wait = FIRST_WAIT;
+    let mut patience = gap::Patience::default();
     figures.set_state(State::Starting);
     loop {
         let began = Instant::now();
         let (stop, stopping) = watch::channel(false);
-        let mut running = Box::pin(once(config, database, figures, limits.meeting, stopping));
+        let mut running = Box::pin(once(config, database, figures, limits.meeting, &mut patience, stopping));
         let ended = tokio::select! {
             biased;
             request = control.next(config) => {
@@ -178,6 +179,7 @@ async fn once(
     database: &Database,
     figures: &Figures,
     meeting: &watch::Sender<Option<Met>>,
+    patience: &mut gap::Patience,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<()> {
     let session = tokio::select! {
@@ -191,7 +193,7 @@ async fn once(
     let source = source::look(database, &session, &mut advance).await?;
     meeting.send_replace(Some(Met::of(&session, &advance.checkpoint().slot).await?));
     if let Some(gap) = &source.gap
-        && !gap::close(&session, &mut advance, gap, config, figures, &mut shutdown).await?
+        && !gap::close(&session, &mut advance, gap, config, figures, patience, &mut shutdown).await?
     {
         return Ok(());
     }

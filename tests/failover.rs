@@ -116,6 +116,36 @@ fn a_kept_slot_that_has_passed_the_checkpoint_or_a_second_fork_in_a_row_is_a_gap
     }
 }
 
+/// Nobody kept what it needs: the primary may have removed it.
+#[test]
+fn a_slot_that_came_with_the_files_of_a_standby_does_not_go_on_after_a_failover() {
+    let portal = Portal::without_setup(Database::on_its_own_server(&[]), include_str!("../sql/demo/portal.sql"));
+    portal.setup(include_str!("../sql/demo/views.sql"));
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let standby = portal.database.standby_with_stale_slots();
+    let url = portal.database.role_url_with(&standby);
+    portal.configure(&url);
+    let mut daemon = portal.run();
+    portal.sql(&vote(1));
+    assert_eq!(votes(&portal.events(&receiver, endpoint)), [1]);
+    daemon.interrupt();
+    portal.sql(&vote(2));
+    standby.follow(&portal.database);
+    portal.database.stop_at_once();
+    standby.promote();
+    let promoted = Portal::without_setup(standby, "");
+    promoted.configure(&url);
+    // It looks as if it could.
+    let could = "SELECT s.confirmed_flush_lsn <= c.lsn AND s.wal_status = 'reserved' FROM pg_replication_slots AS s, portalhook.checkpoint AS c";
+    assert_eq!(promoted.sql(could), "t");
+    let daemon = promoted.run();
+    assert!(daemon.said().iter().any(|line| line.contains("is of another timeline")), "{:?}", daemon.said());
+    promoted.sql(&vote(3));
+    assert_eq!(votes(&promoted.events(&receiver, endpoint)), [1, 2, 3]);
+    assert_eq!(mirror::differences(&promoted), "");
+}
+
 #[test]
 fn setup_has_standbys_keep_a_slot_that_they_did_not() {
     let Some(portal) = production() else { return };

@@ -308,6 +308,38 @@ fn a_slot_that_keeps_too_much_while_somebody_locks_our_tables_is_given_up_and_th
     assert_eq!(mirror::differences(&portal), "");
 }
 
+/// The server takes a moment to see that our reader has gone: here, one that is as long as the test wants.
+#[test]
+#[cfg(feature = "failpoints")]
+fn a_slot_that_is_busy_when_it_is_given_up_is_given_up_as_soon_as_it_is_not() {
+    let (portal, receiver, endpoint, daemon) = limited();
+    let reader = portal.sql("SELECT active_pid FROM pg_replication_slots");
+    let signal = |name: &str| {
+        let status = std::process::Command::new("kill").args(["-s", name, &reader]).status().expect("run kill");
+        assert!(status.success(), "{name}");
+    };
+    signal("STOP");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (2, 98, 49)");
+    outrun_the_slot(&portal);
+    portal.sql(
+        "SET statement_timeout = '60s';
+         DO $$ BEGIN
+             WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'portalhook guard' AND state = 'idle'
+                               AND query LIKE '%pg_drop_replication_slot%') LOOP
+                 PERFORM pg_sleep(0.01);
+                 PERFORM pg_stat_clear_snapshot();
+             END LOOP;
+         END $$;",
+    );
+    assert_eq!(portal.sql(SLOTS), "1", "it was busy");
+    signal("CONT");
+    daemon.wait_for_line("was given up: it kept ");
+    daemon.wait_for_line("the gap from ");
+    let said = daemon.said();
+    assert!(!said.iter().any(|line| line.contains("is active for PID")), "{said:?}");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "vote.created 2"]);
+}
+
 /// Its commit is flushed before anything of it is sent: a crash takes back no event that somebody has.
 #[test]
 fn a_crash_of_the_server_just_after_the_gap_was_closed_tells_nothing_in_other_words() {
@@ -371,6 +403,41 @@ fn a_key_that_is_replaced_in_the_gap_loses_nothing() {
     let expected = ["post.status_changed 99", "vote.deleted 1", "vote.created 103", "vote.deleted 102"];
     assert_eq!(portal.event_names(&receiver, endpoint), expected);
     assert_eq!(mirror::differences(&portal), "");
+}
+
+#[test]
+fn a_table_that_was_made_anew_in_the_gap_is_followed_as_at_any_other_time() {
+    let portal = portal();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.run().terminate();
+    portal.sql(&format!(
+        "{DROP_SLOT};
+         UPDATE posts SET status = 'planned' WHERE id = 99;
+         DROP TABLE votes; CREATE TABLE votes (id int PRIMARY KEY, post_id int, user_id int, created_at timestamptz NOT NULL DEFAULT now());
+         INSERT INTO votes (id, post_id, user_id, created_at) VALUES (2, 98, 48, now()), (3, 98, 49, now());"
+    ));
+    let daemon = portal.run();
+    portal.wait_for_outcome(
+        "SELECT count(*) > 0 AND bool_and(state = 'done') FROM portalhook.switches WHERE kind = 'copy'",
+    );
+    portal.sql("DELETE FROM votes WHERE id = 2");
+    let expected = ["post.status_changed 99", "vote.deleted 1", "vote.created 3", "vote.deleted 2"];
+    assert_eq!(portal.event_names(&receiver, endpoint), expected);
+    assert!(daemon.said().iter().any(|line| line.contains("is closed: 1 events")), "{:?}", daemon.said());
+}
+
+#[test]
+fn a_table_that_was_dropped_in_the_gap_does_not_keep_the_others_from_being_compared() {
+    let portal = portal();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.run().terminate();
+    portal.sql(&format!("{DROP_SLOT}\nDELETE FROM votes WHERE id = 1; DROP TABLE comments;"));
+    let daemon = portal.run();
+    daemon.wait_for_line("public.comments was dropped: its mirror stays as it was");
+    portal.sql("DELETE FROM votes WHERE id = 2");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.deleted 1", "vote.deleted 2"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::support::portal::{Portal, name_and_id};
 use crate::support::receiver::{Received, Receiver};
+use crate::support::session::Holder;
 
 /// The budget that the daemon keeps, in KiB.
 pub(crate) const BUDGET: usize = 96 << 10;
@@ -105,4 +106,120 @@ fn large_values_of_other_types_reach_the_mirror_as_they_are() {
     play(&portal, &receiver, endpoint, "INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
     let vote = receiver.received().into_iter().find(|request| request.event() == "vote.created").expect("it arrived");
     assert_eq!(vote.data("/post/description"), "Wow. This is the best idea I have ever seen!");
+}
+
+/// Whether the write session has ever held a value.
+const HOLDS: &str = "SELECT count(*) > 0 FROM pg_class WHERE relname = 'portalhook_values'";
+
+/// A post, with an attachment that no SELECT names, and a daemon with these limits.
+fn passes_by(limits: &str) {
+    let portal = Portal::sample_with("ALTER TABLE posts ADD COLUMN attachment bytea;");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.status_changed}'");
+    let daemon = portal.spawn(&[("PORTALHOOK_LIMITS", limits)]);
+    daemon.wait_for_line("streaming");
+    let attach = |seed: &str| {
+        format!("UPDATE posts SET attachment = convert_to({}, 'UTF8'), title = '{seed}' WHERE id = 99;", text(2, seed))
+    };
+    play(&portal, &receiver, endpoint, &attach("a"));
+    play(&portal, &receiver, endpoint, &format!("BEGIN; {} {} COMMIT;", attach("b"), attach("c")));
+    assert_eq!(portal.sql(HOLDS), "f");
+    // One that is named is held, beside one that is not.
+    let both = format!(
+        "UPDATE posts SET description = {}, attachment = convert_to({}, 'UTF8') WHERE id = 99",
+        text(2, "d"),
+        text(2, "e")
+    );
+    play(&portal, &receiver, endpoint, &both);
+    assert_eq!(portal.sql(HOLDS), "t");
+    assert_eq!(crate::support::mirror::differences(&portal), "");
+    // Named from here on, it is not passed by any more.
+    portal.sql("UPDATE portalhook.mapping SET query = replace(query, 'created_at', 'created_at, octet_length(attachment) AS size') WHERE entity = 'posts'");
+    daemon.wait_for_line("in force from here on");
+    portal.sql(&format!(
+        "{} UPDATE posts SET description = ''; UPDATE posts SET status = 'planned' WHERE id = 99",
+        attach("f")
+    ));
+    is_told_with_its_size(&portal, &receiver, endpoint);
+}
+
+#[track_caller]
+fn is_told_with_its_size(portal: &Portal, receiver: &Receiver, endpoint: i64) {
+    let events = portal.events(receiver, endpoint);
+    let size = portal.sql("SELECT octet_length(attachment) FROM posts WHERE id = 99");
+    assert_eq!(events.last().expect("an event").data("/post/size").to_string(), size);
+    assert_eq!(crate::support::mirror::differences(portal), "");
+}
+
+#[test]
+fn a_large_value_of_a_column_that_no_select_names_is_written_nowhere() {
+    passes_by("");
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_large_value_in_a_large_transaction_that_no_select_names_is_written_nowhere() {
+    passes_by("part:1,page:2");
+}
+
+/// The plan in force does not name it, the one that the copy is for does.
+#[test]
+fn a_large_value_that_comes_while_its_column_is_copied_is_there() {
+    let portal = Portal::sample_with("ALTER TABLE posts ADD COLUMN attachment bytea;");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.status_changed}'");
+    let daemon = portal.run();
+    play(&portal, &receiver, endpoint, "UPDATE posts SET title = 'Before' WHERE id = 99");
+    // The copy has looked, and cannot end.
+    let ours = Holder::of(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
+    portal.sql(
+        "UPDATE portalhook.mapping SET query = replace(query, 'created_at', 'created_at, octet_length(attachment) AS size') WHERE entity = 'posts';
+         SET statement_timeout = '60s';
+         DO $$ BEGIN
+             WHILE NOT EXISTS (SELECT FROM pg_locks AS w JOIN pg_locks AS h USING (pid)
+                               WHERE w.relation = 'portalhook.catalog'::regclass AND NOT w.granted AND h.relation = 'posts'::regclass AND h.granted) LOOP
+                 PERFORM pg_sleep(0.01);
+             END LOOP;
+         END $$;",
+    );
+    play(
+        &portal,
+        &receiver,
+        endpoint,
+        &format!("UPDATE posts SET attachment = convert_to({}, 'UTF8') WHERE id = 99", text(2, "a")),
+    );
+    drop(ours);
+    daemon.wait_for_line("in force from here on");
+    portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
+    is_told_with_its_size(&portal, &receiver, endpoint);
+    let again: Vec<String> = daemon.said().into_iter().filter(|line| line.contains("again")).collect();
+    assert_eq!(again, [""; 0], "neither the copy nor the daemon");
+}
+
+/// The row came before anybody knew that it is wanted: it comes again.
+#[test]
+fn a_large_value_that_a_mapping_names_only_at_a_pause_is_there() {
+    let portal = Portal::sample_with("ALTER TABLE posts ADD COLUMN attachment text;");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.status_changed}'");
+    let daemon = portal.run();
+    // From now on the daemon knows how the table is described.
+    play(&portal, &receiver, endpoint, "UPDATE posts SET title = 'Before' WHERE id = 99");
+    portal.sql(&format!(
+        "BEGIN; UPDATE posts SET attachment = {}, description = {} WHERE id = 99;
+         ALTER TABLE posts RENAME title TO headline; ALTER TABLE posts RENAME description TO body;
+         UPDATE posts SET headline = 'After' WHERE id = 99; COMMIT;",
+        text(2, "a"),
+        text(2, "b")
+    ));
+    daemon.wait_for_line("is called headline now");
+    portal.sql(
+        "UPDATE portalhook.mapping SET query = replace(query, 'title, description,', 'headline AS title, body AS description, octet_length(attachment) AS size,')
+         WHERE entity = 'posts'",
+    );
+    daemon.wait_for_line("in force from here on");
+    portal.sql("UPDATE posts SET body = '' WHERE id = 99; UPDATE posts SET status = 'planned' WHERE id = 99");
+    is_told_with_its_size(&portal, &receiver, endpoint);
+    let faults: Vec<String> = daemon.said().into_iter().filter(|line| line.contains("starting again")).collect();
+    assert_eq!(faults, [""; 0]);
 }

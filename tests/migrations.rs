@@ -191,6 +191,49 @@ fn a_copy_gives_way_to_a_migration_that_waits_for_it_and_is_made_again() {
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.updated 99"]);
 }
 
+/// A copy notes what the catalog says of its own table: what happened to another one is still to be found.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_table_that_is_rewritten_before_another_one_is_copied_is_copied_too() {
+    let portal = Portal::sample_with("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49);");
+    // Nobody looks at the catalog.
+    let daemon = portal.spawn(&[("PORTALHOOK_LIMITS", "looks:0")]);
+    daemon.wait_for_line("streaming");
+    portal.sql(
+        "ALTER TABLE votes ALTER created_at TYPE timestamptz USING '2020-01-01 00:00:00Z';
+         SELECT portalhook.request_copy(ARRAY['posts'::regclass::oid], 'the test wants it') \\g /dev/null",
+    );
+    daemon.wait_for_line("the test wants it: in force from here on");
+    daemon.terminate();
+    let daemon = portal.run();
+    daemon.wait_for_line("public.votes was rewritten, which may have changed any of its rows: in force from here on");
+    assert_eq!(crate::support::mirror::differences(&portal), "");
+}
+
+/// That copy is no refreshing one then: what the stream did not bring has to be told.
+#[cfg(feature = "failpoints")]
+#[test]
+fn what_is_committed_out_of_the_publication_while_the_table_is_copied_is_told() {
+    let portal = Portal::sample_with("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49), (2, 99, 49);");
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    // Nobody looks at the catalog in between.
+    let daemon = portal.spawn(&[("PORTALHOOK_LIMITS", "looks:0")]);
+    daemon.wait_for_line("streaming");
+    // The copy waits for this transaction before it looks.
+    let open = Holder::of(&portal, "UPDATE users SET name = name");
+    portal.sql("SELECT portalhook.request_copy(ARRAY['votes'::regclass::oid], 'the test wants it') \\g /dev/null");
+    daemon.wait_for_line("copying public.votes beside the mirror");
+    portal.sql(
+        "ALTER PUBLICATION portalhook DROP TABLE votes; DELETE FROM votes WHERE id = 1; ALTER PUBLICATION portalhook ADD TABLE votes;",
+    );
+    drop(open);
+    daemon.wait_for_line("the test wants it: in force from here on");
+    portal.sql("DELETE FROM votes WHERE id = 2");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.deleted 1", "vote.deleted 2"]);
+    assert_eq!(crate::support::mirror::differences(&portal), "");
+}
+
 /// Everything has to be copied.
 const DROP_SLOT: &str = "SELECT pg_drop_replication_slot(slot) FROM portalhook.checkpoint \\g /dev/null";
 
@@ -268,6 +311,32 @@ fn the_comparison_that_closes_a_gap_gives_way_to_a_migration() {
     daemon.wait_for_line("waited for a table that was being copied, and the copy gave way");
     drop(ours);
     assert_eq!(portal.event_names(&receiver, endpoint), ["vote.deleted 1"]);
+}
+
+/// Each attempt would be in the way of the next migration, and takes a slot. What is in the ledger does not wait for it.
+#[test]
+fn a_gap_that_gives_way_again_and_again_is_tried_less_and_less_often_and_deliveries_go_on() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let daemon = portal.run();
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49)");
+    let id = receiver.wait_for_distinct(1)[0].id().to_owned();
+    daemon.terminate();
+    portal.sql(&format!("{DROP_SLOT}\nDELETE FROM votes;"));
+    let ours = held_catalog(&portal);
+    let daemon = portal.spawn(&[]);
+    for (number, pause) in ["500ms", "1s", "2s"].into_iter().enumerate() {
+        portal.sql(&format!("{MIGRATED} ALTER TABLE posts ADD COLUMN late_{number} int;"));
+        daemon.wait_for_line(&format!(
+            "the copy gave way; the gap stays open and deliveries go on, trying again in {pause}"
+        ));
+    }
+    portal.sql(&format!("SELECT portalhook.redeliver('{id}') \\g /dev/null"));
+    receiver.wait_for("the vote again", |received| received.iter().filter(|one| one.id() == id).count() == 2);
+    drop(ours);
+    daemon.wait_for_line("is closed: 1 events");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1", "vote.deleted 1"]);
 }
 
 #[test]

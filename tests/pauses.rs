@@ -6,6 +6,7 @@ use crate::support::mirror;
 use crate::support::portal::{Portal, name_and_id};
 use crate::support::process::Process;
 use crate::support::receiver::{Received, Receiver};
+use crate::support::session::Holder;
 
 /// A part of `data`; null where there is none.
 fn maybe(event: &Received, pointer: &str) -> Value {
@@ -201,6 +202,68 @@ fn at_a_pause_the_mapping_may_name_tables_that_nobody_has_mirrored() {
     assert_eq!(maybe(events.last().expect("an event"), "/post/board"), "New");
     assert_eq!(mirror::differences(&portal), "");
     assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE state <> 'done'"), "0");
+    has_no_faults(&daemon);
+}
+
+/// The copy has its rows of now, also where the stream, which comes to the pause only then, says how they became so.
+#[test]
+fn what_a_copy_for_the_pause_has_seen_is_not_done_to_it_again() {
+    let portal = Portal::sample_with(
+        "CREATE TABLE labels (post_id int PRIMARY KEY, label text); INSERT INTO labels VALUES (98, 'a'), (99, 'a');",
+    );
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
+    let daemon = portal.run();
+    portal.sql("ALTER TABLE posts RENAME title TO headline; UPDATE posts SET headline = 'One' WHERE id = 99");
+    daemon.wait_for_line("is called headline now");
+    // Its table is published, and the copy waits for this transaction before it looks.
+    let open = Holder::of(&portal, "UPDATE users SET name = name");
+    portal.sql(
+        "UPDATE portalhook.mapping SET query = $$SELECT id, headline AS title, description, status, user_id AS author, portal_id AS portal,
+             created_at, (SELECT l.label FROM public.labels l WHERE l.post_id = posts.id) AS label FROM public.posts WHERE deleted_at IS NULL$$
+         WHERE entity = 'posts'",
+    );
+    daemon.wait_for_line("copying public.labels beside the mirror");
+    portal.sql(
+        "UPDATE labels SET label = 'b' WHERE post_id = 99; UPDATE posts SET headline = 'Two' WHERE id = 99;
+         UPDATE labels SET label = 'c' WHERE post_id = 99; UPDATE labels SET label = 'd' WHERE post_id = 98; DELETE FROM labels WHERE post_id = 98;",
+    );
+    drop(open);
+    daemon.wait_for_line("in force from here on");
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(names(&events), ["post.updated 99", "post.updated 99"]);
+    for (event, title) in events.iter().zip(["One", "Two"]) {
+        assert_eq!((maybe(event, "/post/title"), maybe(event, "/post/label")), (title.into(), "c".into()));
+    }
+    assert_eq!(mirror::differences(&portal), "");
+    has_no_faults(&daemon);
+}
+
+/// Where a column stands does not tell which one it was, if another one came beside it.
+#[test]
+fn the_last_column_is_renamed_and_another_one_added_between_rows_of_one_transaction() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{vote.*}'");
+    let daemon = run(&portal, false);
+    portal.sql(
+        "BEGIN;
+         INSERT INTO votes (id, post_id, user_id, created_at) VALUES (1, 99, 49, '2020-01-01 00:00:00Z');
+         ALTER TABLE votes RENAME created_at TO made_at; ALTER TABLE votes ADD COLUMN changed_at timestamptz DEFAULT '2021-01-01 00:00:00Z';
+         INSERT INTO votes (id, post_id, user_id, made_at) VALUES (2, 99, 49, '2022-01-01 00:00:00Z');
+         COMMIT;",
+    );
+    daemon.wait_for_line("is called made_at now");
+    portal.sql(
+        "UPDATE portalhook.mapping SET query = replace(query, 'created_at', 'made_at AS created_at') WHERE entity = 'votes'",
+    );
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(names(&events), ["vote.created 1", "vote.created 2"]);
+    let years: Vec<Value> = events.iter().map(|event| maybe(event, "/vote/created_at")).collect();
+    assert_eq!(years, ["2020-01-01T00:00:00.000000Z", "2022-01-01T00:00:00.000000Z"]);
+    assert_eq!(mirror::differences(&portal), "");
+    // All of it was known: nothing has to be copied.
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE kind = 'copy'"), "0");
     has_no_faults(&daemon);
 }
 

@@ -180,6 +180,40 @@ fn a_new_column_is_in_every_body_from_an_exact_position_on() {
     assert_eq!(names, expected, "a copy is shown under the table's name");
 }
 
+/// It was kept before the copy had looked; what came after that, which undoes it, was not.
+#[test]
+fn what_a_copy_has_seen_is_not_done_to_it_again() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
+    let daemon = portal.run();
+    // The copy waits for this transaction before it looks.
+    let open = Holder::of(&portal, "UPDATE users SET name = name");
+    portal.sql(&map("posts", POSTS_WITH_VIEWS));
+    daemon.wait_for_line("copying public.posts beside the mirror");
+    portal.sql("INSERT INTO posts (id, title, user_id, portal_id) VALUES (300, 'New', 48, 4); UPDATE posts SET title = 'One' WHERE id = 98");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["post.created 300", "post.updated 98"]);
+    // The heart stands still in another transaction until the copy is complete.
+    let ours = Holder::of(&portal, "LOCK portalhook.checkpoint IN EXCLUSIVE MODE");
+    let until = |what: &str| {
+        portal.sql(&format!(
+            "SET statement_timeout = '60s'; DO $$ BEGIN WHILE NOT EXISTS ({what}) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;"
+        ));
+    };
+    portal.sql(&vote(1));
+    until("SELECT FROM pg_locks WHERE relation = 'portalhook.checkpoint'::regclass AND NOT granted");
+    portal.sql("DELETE FROM posts WHERE id = 300; UPDATE posts SET title = 'Two' WHERE id = 98");
+    drop(open);
+    until("SELECT FROM portalhook.operations WHERE kind = 'switch'");
+    drop(ours);
+    daemon.wait_for_line("in force from here on");
+    assert_eq!(
+        portal.event_names(&receiver, endpoint),
+        ["post.created 300", "post.updated 98", "post.deleted 300", "post.updated 98"]
+    );
+    mirror_equals_tables(&portal);
+}
+
 #[test]
 fn a_new_table_is_published_read_and_followed() {
     let portal = Portal::sample_with(
@@ -462,4 +496,19 @@ mod crashes {
     fn a_death_right_after_the_switch_loses_nothing() {
         dies_at("switched");
     }
+}
+
+#[test]
+fn tables_of_an_earlier_version_that_nothing_uses_any_more_are_removed() {
+    let portal = Portal::sample();
+    // As its daemon made it.
+    portal.sql(&format!(
+        "SET ROLE {}; CREATE UNLOGGED TABLE portalhook_mirror.\"portalhook pieces\" (place int, number int, piece bytea); RESET ROLE;
+         SELECT portalhook.request_copy(ARRAY['posts'::regclass::oid], 'the test wants it') \\g /dev/null",
+        portal.database.role()
+    ));
+    let daemon = portal.run();
+    // Whoever copies has tidied up before.
+    daemon.wait_for_line("the test wants it: in force from here on");
+    assert_eq!(portal.sql("SELECT to_regclass('portalhook_mirror.\"portalhook pieces\"')"), "");
 }

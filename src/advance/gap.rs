@@ -196,12 +196,13 @@ impl Advance {
         if remapped {
             switch::turn::request(&sql, "the mapping was changed in the gap").await?;
         }
+        record::failures(&sql, &self.plan, &group.failures).await?;
+        sql.settle().await?;
         self.recount(session, group.checkpoint.lsn, progress).await?;
         failpoint::hit("bridged");
 
         record::events(&sql, &self.day, &group.events).await?;
         record::routes(&sql, &self.routes, started_at).await?;
-        record::failures(&sql, &self.plan, &group.failures).await?;
         operations::take(&sql, numbers).await?;
         sql.query("end a pause", pause::OVER, &[&group.checkpoint.lsn.to_string()]).await?;
         let closing: Vec<crate::mirror::prepared::Owned> = vec![
@@ -270,7 +271,7 @@ impl Advance {
 }
 
 /// What shows what the mirrors lack: posts before votes before comments, then the rest.
-/// Tables that are left out are compared with their copies, later.
+/// Tables that are left out are compared with their copies, later, and so are those that were made anew.
 async fn comparisons<'p>(plan: &'p Plan, session: &Session, skipped: &HashSet<u32>) -> Result<Vec<Comparison<'p>>> {
     let rank = |table: usize| {
         let of = plan.entities.iter().filter(|entity| entity.base == Some(table));
@@ -281,7 +282,11 @@ async fn comparisons<'p>(plan: &'p Plan, session: &Session, skipped: &HashSet<u3
     let mut comparisons = Vec::new();
     for index in order.into_iter().filter(|&index| !skipped.contains(&plan.tables[index].oid)) {
         let table = &plan.tables[index];
-        comparisons.push(Comparison { index, table, source: compare::source(session, table).await? });
+        match compare::source(session, table).await? {
+            Some(source) => comparisons.push(Comparison { index, table, source }),
+            // Whoever watches the catalog finds it, too, and what came in its place.
+            None => tracing::warn!("{} is not there any more: its mirror stays as it is for now", table.called()),
+        }
     }
     Ok(comparisons)
 }

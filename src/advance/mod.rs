@@ -40,7 +40,7 @@ use self::switch::turn::Adopted;
 use self::switch::{Ahead, Command};
 use crate::capture;
 use crate::change::{Arrival, Change, Relation, Transaction};
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
 use crate::ledger::checkpoint::{self, Checkpoint};
@@ -93,6 +93,14 @@ struct Advanced {
     written: Option<Lsn>,
 }
 
+/// Large values were not held, since the plan does not name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passed {
+    AsThePlanIs,
+    /// It may name them now.
+    AsItWas,
+}
+
 /// The mirror's state in memory, and what it is made from.
 pub(crate) struct Advance {
     settings: Settings,
@@ -125,6 +133,10 @@ pub(crate) struct Advance {
     paused: Option<String>,
     /// A pause is noted in `portalhook.switches`.
     is_paused: bool,
+    /// The large value that is arriving is of a column that is not mirrored.
+    passes: bool,
+    /// Such values are in what was taken from the stream, and whether the plan has become another since.
+    passed: Option<Passed>,
     /// The description at which a large transaction that was begun too early cannot go on.
     stopped: Option<Arc<Relation>>,
 }
@@ -166,6 +178,8 @@ impl Advance {
             recording: None,
             paused: None,
             is_paused: false,
+            passes: false,
+            passed: None,
             stopped: None,
         };
         loaded.follow_labels(session).await?;
@@ -184,6 +198,7 @@ impl Advance {
         self.counters = CounterRows::default();
         self.known.clear();
         (self.paused, self.is_paused) = (None, false);
+        self.passed = self.passed.map(|_| Passed::AsItWas);
         (self.plan, self.ahead) = (plan, ahead);
         self.seen = seen.or_else(|| self.seen.take());
         Ok(())
@@ -234,6 +249,7 @@ impl Advance {
                     failpoint::hit("received");
                     let operations = operations::read(&sql, &announced(&taken)).await?;
                     while !taken.is_empty() {
+                        self.has_what_it_names()?;
                         let piece = self.piece(session, &mut taken, &operations).await?;
                         let mut meanwhile =
                             Meanwhile { commands, shutdown: &mut shutdown, durable: &mut durable, confirmed };
@@ -261,6 +277,7 @@ impl Advance {
                             return Ok(());
                         }
                     }
+                    self.has_what_it_names()?;
                     // Nobody waits minutes for its end: it comes again.
                     let advanced = tokio::select! {
                         biased;
@@ -280,10 +297,13 @@ impl Advance {
                     self.pass_on(advanced, &mut durable, feed);
                     self.forget_held(&sql).await?;
                 }
-                Some((Arrival::Value(piece), _)) => held::take(&sql, piece).await?,
+                Some((value @ (Arrival::ValueOf(..) | Arrival::Value(_)), _)) => {
+                    self.hold(&sql, session, value).await?;
+                }
                 Some((Arrival::Last(_), _)) => return Err(Error::failed("a transaction ended that had not begun")),
             }
-            // Also while behind: what is done must not hold the write-ahead log until all is.
+            // Also while behind: what is done must not hold the write-ahead log until all is. Not within a large transaction: that
+            // holds the log from its own beginning on, which is a second at most after what was not confirmed before it.
             if transactions.queued() == 0 || looked.elapsed() >= LOOK_AT_LEAST {
                 looked = Instant::now();
                 durable.look(&sql, confirmed).await?;
@@ -291,8 +311,32 @@ impl Advance {
         }
     }
 
+    /// Fails where the plan may name values that were not held before it was in force: they come again.
+    fn has_what_it_names(&self) -> Result<()> {
+        if self.passed == Some(Passed::AsItWas) {
+            return Err(Error::new(Kind::Again, "the mapping may name large values now that were left out"));
+        }
+        Ok(())
+    }
+
+    /// Holds what arrives of large values, but for those of columns that are not mirrored.
+    async fn hold(&mut self, sql: &Prepared<'_>, session: &Session, arrival: Arrival) -> Result<()> {
+        match arrival {
+            Arrival::ValueOf(relation, column) => {
+                self.passes = !self.may_want(session, &relation, column).await?;
+                if self.passes {
+                    self.passed.get_or_insert(Passed::AsThePlanIs);
+                }
+                Ok(())
+            }
+            Arrival::Value(piece) if !self.passes => held::take(sql, piece).await,
+            _ => Ok(()),
+        }
+    }
+
     /// What was taken from the stream is done: only a copy may still need values of it.
-    async fn forget_held(&self, sql: &Prepared<'_>) -> Result<()> {
+    async fn forget_held(&mut self, sql: &Prepared<'_>) -> Result<()> {
+        self.passed = None;
         if self.recording.is_some() {
             return Ok(());
         }
@@ -376,6 +420,9 @@ impl Advance {
             record::sequences(sql, &group.sequences).await?;
         }
         record::failures(sql, &self.plan, &group.failures).await?;
+        if group.is_split {
+            record::failures_once(sql).await?;
+        }
         switch::job::keep(sql, std::mem::take(&mut group.kept)).await?;
         let adopted = match &group.turn {
             Some(turn) if entered.is_none() => self.turn(sql, session, turn, group.checkpoint.lsn).await?,

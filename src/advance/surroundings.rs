@@ -128,7 +128,6 @@ impl Surroundings {
         // key, a swap, a row written anew).
         written
             .chain(others)
-            .filter(|(seen, _)| &*seen.entry.id == id)
             .min_by(|(a, a_lives), (b, b_lives)| {
                 (a.removed, !a_lives, rank(&a.entry)).cmp(&(b.removed, !b_lives, rank(&b.entry)))
             })
@@ -348,6 +347,15 @@ mod tests {
         surroundings.add_others(HashMap::from([((Entity::Users, "7".into()), vec![(other, true)])]));
         let seen: Vec<_> = (1..3).map(|transaction| name(&surroundings, "7", transaction)).collect();
         assert_eq!(seen, [Some(("other".into(), false)), Some(("other".into(), false))]);
+    }
+
+    #[test]
+    fn a_row_that_has_the_id_now_is_seen_before_one_that_is_removed_whether_it_is_live_or_not() {
+        let mut surroundings = Surroundings::default();
+        let closed = Row { live: false, ..entry("7", "heir") };
+        surroundings.add(Entity::Users, Version { writer: 1, before: Some(entry("7", "old")), after: None });
+        surroundings.add(Entity::Users, Version { writer: 1, before: None, after: Some(closed) });
+        assert_eq!(name(&surroundings, "7", 1), Some(("heir".into(), false)));
     }
 
     #[test]

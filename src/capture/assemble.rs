@@ -155,14 +155,19 @@ impl Assembler {
         }
     }
 
-    /// A table that was described, if these rows have as many columns as it.
+    /// A table as it was described last.
+    pub(super) fn described(&self, oid: u32) -> Result<Arc<Relation>> {
+        let relation = self.relations.get(&oid).map(Arc::clone);
+        relation.ok_or_else(|| contradiction("a change of a table that was not described"))
+    }
+
+    /// The same, if these rows have as many columns as it.
     fn relation(&self, oid: u32, rows: &[&Row]) -> Result<Arc<Relation>> {
-        let relation =
-            self.relations.get(&oid).ok_or_else(|| contradiction("a change of a table that was not described"))?;
+        let relation = self.described(oid)?;
         if rows.iter().any(|row| row.len() != relation.columns.len()) {
             return Err(contradiction("a row has not as many columns as its table"));
         }
-        Ok(Arc::clone(relation))
+        Ok(relation)
     }
 
     fn push(&mut self, change: Change) -> Result<()> {
@@ -320,7 +325,7 @@ mod tests {
                     assert_eq!(transaction.xid, 8);
                     transaction.changes
                 }
-                Arrival::Value(_) => panic!("a value"),
+                Arrival::ValueOf(..) | Arrival::Value(_) => panic!("a value"),
             };
             parts.push(changes.len());
             seen.extend(changes);

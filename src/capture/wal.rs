@@ -221,9 +221,13 @@ impl<'a> Reader<'a> {
             Frame::Value(piece) => {
                 let bytes = match &piece {
                     Piece::Bytes(bytes) => bytes.len(),
-                    Piece::End(_) => size_of::<Piece>(),
+                    Piece::Of(..) | Piece::End(_) => size_of::<Piece>(),
                 };
-                self.hand_on(Assembled { arrival: Arrival::Value(piece), bytes })
+                let arrival = match piece {
+                    Piece::Of(relation, column) => Arrival::ValueOf(self.assembler.described(relation)?, column),
+                    piece => Arrival::Value(piece),
+                };
+                self.hand_on(Assembled { arrival, bytes })
             }
             Frame::Keepalive { wal_end, reply_requested } => {
                 if !self.assembler.is_open() {
@@ -254,7 +258,7 @@ impl<'a> Reader<'a> {
             }
             Arrival::Whole(transaction) | Arrival::Last(transaction) => self.progress.hand(transaction.end_lsn),
             // Its end is not known yet; nothing passes before that.
-            Arrival::Part(..) | Arrival::Value(_) => {}
+            Arrival::Part(..) | Arrival::ValueOf(..) | Arrival::Value(_) => {}
         }
         let refused = self.transactions.try_send(arrival, bytes).map_err(|Closed| nobody())?;
         self.waiting = refused.map(|arrival| Assembled { arrival, bytes });

@@ -153,14 +153,15 @@ struct Desk {
 
 async fn receive(State(desk): State<Arc<Desk>>, uri: Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
     let mut delivery = Delivery::read(&headers, body, &desk.secrets);
-    desk.seen.lock().unwrap_or_else(PoisonError::into_inner).note(uri.path(), &mut delivery);
     let status = desk.answers.status(desk.came.fetch_add(1, Ordering::Relaxed), delivery.verdict.is_ok());
     delivery.answered = status.as_u16();
     tokio::time::sleep(desk.answers.delay()).await;
-    match desk.deliveries.send(delivery).await {
-        Ok(()) => status,
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
-    }
+    let Ok(place) = desk.deliveries.reserve().await else { return StatusCode::SERVICE_UNAVAILABLE };
+    // Noted in the order in which they are printed: what stands above is not "not seen yet".
+    let mut seen = desk.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.note(uri.path(), &mut delivery);
+    place.send(delivery);
+    status
 }
 
 /// What came before; only verified deliveries count. Each path is taken for an endpoint with its own sequence.

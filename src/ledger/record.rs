@@ -1,6 +1,6 @@
 //! Events, routes and failed rows of one group commit → the ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ const PARTS: &str = include_str!("../../sql/queries/record_parts.sql");
 const SEQUENCES: &str = include_str!("../../sql/queries/record_sequences.sql");
 const ROUTES: &str = include_str!("../../sql/queries/record_routes.sql");
 const FAILURES: &str = include_str!("../../sql/queries/record_row_failures.sql");
+const FAILURES_ONCE: &str = include_str!("../../sql/queries/row_failures_once.sql");
 
 /// One event as the ledger keeps it.
 #[derive(Clone, Debug)]
@@ -134,12 +135,14 @@ pub(crate) async fn routes(sql: &Prepared<'_>, routes: &Routes, position: i64) -
     sql.post("record routes", ROUTES, parameters).await
 }
 
-/// Rows that the mapping could not evaluate.
+/// Rows that the mapping could not evaluate, each once: one may raise as before its transaction and as after it.
 pub(crate) async fn failures(sql: &Prepared<'_>, plan: &Plan, failures: &[(Lsn, RowFailure)]) -> Result<()> {
+    let mut seen = HashSet::with_capacity(failures.len());
+    let failures: Vec<&(Lsn, RowFailure)> = failures.iter().filter(|failure| seen.insert(*failure)).collect();
     if failures.is_empty() {
         return Ok(());
     }
-    say(failures);
+    say(&failures);
     let table = |failure: &RowFailure| {
         let table = plan.entity(failure.entity).and_then(|entity| plan.tables.get(entity.base?));
         table.map(|table| format!("{}.{}", table.schema, table.name)).unwrap_or_default()
@@ -158,8 +161,13 @@ pub(crate) async fn failures(sql: &Prepared<'_>, plan: &Plan, failures: &[(Lsn, 
     sql.post("record rows that cannot be evaluated", FAILURES, parameters).await
 }
 
+/// The same over all pages of the transaction that is open.
+pub(crate) async fn failures_once(sql: &Prepared<'_>) -> Result<()> {
+    sql.post_plain("record rows that cannot be evaluated", FAILURES_ONCE).await
+}
+
 /// One line for all of them. The server's messages quote values of the rows: they stand in the ledger, not in the log.
-fn say(failures: &[(Lsn, RowFailure)]) {
+fn say(failures: &[&(Lsn, RowFailure)]) {
     let [(_, first), rest @ ..] = failures else { return };
     let others = if rest.is_empty() { String::new() } else { format!(", and {} others", rest.len()) };
     tracing::warn!(

@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 pub(crate) use self::difference::{Difference, Follow, differences};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::mapping::plan::Plan;
+use crate::mirror::prepared::Prepared;
 
 const LOOK: &str = include_str!("../../sql/queries/look.sql");
 
@@ -159,6 +160,14 @@ pub(crate) async fn remember(client: &Client, mirror: &str, seen: &Seen) -> Resu
         .await
         .context("remember the catalog")?;
     Ok(())
+}
+
+/// What a mirror was copied from; `None`: nothing was remembered, or by another version.
+pub(crate) async fn remembered(sql: &Prepared<'_>, mirror: &str) -> Result<Option<Seen>> {
+    let rows = sql
+        .query("recall the catalog", "SELECT seen::text FROM portalhook.catalog WHERE mirror = $1", &[&mirror])
+        .await?;
+    Ok(rows.first().and_then(|row| serde_json::from_str(row.get(0)).ok()))
 }
 
 /// Remembers those mirrors of the plan that are new, as the client's transaction sees their tables. To be called in the

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 use super::held;
 use super::net::{Key, Write, stored_columns};
 use crate::change::Row;
-use crate::error::{Context as _, Error, Result};
+use crate::error::{Context as _, Result};
 use crate::mapping::layout::quote;
 use crate::mapping::plan::{Column, Table};
 use crate::mapping::record;
@@ -20,18 +20,13 @@ pub(crate) struct Comparison<'t> {
     pub(crate) source: String,
 }
 
-/// The table with this oid by its present name.
-///
-/// # Errors
-/// `Kind::Usage` where there is none any more.
-pub(crate) async fn source(client: &Client, table: &Table) -> Result<String> {
+/// The table with this oid by its present name; `None`: it is not there any more.
+pub(crate) async fn source(client: &Client, table: &Table) -> Result<Option<String>> {
     let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class AS c
                JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let name = format!("{}.{}", table.schema, table.name);
-    let row = client.query_opt(sql, &[&table.oid]).await.context(format!("look for {name}"))?.ok_or_else(|| {
-        Error::usage(format!("{name} is not there any more, or was made anew: run portalhook setup --adopt"))
-    })?;
-    Ok(format!("{}{}.{}", table.only(), quote(row.get(0)), quote(row.get(1))))
+    let row = client.query_opt(sql, &[&table.oid]).await.context(format!("look for {name}"))?;
+    Ok(row.map(|row| format!("{}{}.{}", table.only(), quote(row.get(0)), quote(row.get(1)))))
 }
 
 impl Comparison<'_> {

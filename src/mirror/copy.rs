@@ -145,7 +145,9 @@ pub(crate) async fn count(
     let mut in_one = count::failures_sql(plan, &lsn);
     in_one.push(count::count_sql(plan));
     let in_one = in_one.join(";\n");
-    let Err(error) = patiently(client.batch_execute(&in_one), progress, "counters").await else { return Ok(()) };
+    let Err(error) = patiently(client.batch_execute(&in_one), progress, "counters").await else {
+        return client.batch_execute(count::FAILURES_ONCE).await.context("note rows that cannot be evaluated");
+    };
     let of_a_row = |code: &SqlState| ["21", "22", "23"].iter().any(|class| code.code().starts_with(class));
     if !error.code().is_some_and(of_a_row) {
         return Err(error).context("count what users have done");
@@ -156,7 +158,7 @@ pub(crate) async fn count(
     for sql in count::count_one_by_one_sql(plan, &lsn) {
         patiently(client.batch_execute(&sql), progress, "counters").await.context("count what users have done")?;
     }
-    Ok(())
+    client.batch_execute(count::FAILURES_ONCE).await.context("note rows that cannot be evaluated")
 }
 
 /// Writes the active plan.

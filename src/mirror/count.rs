@@ -117,6 +117,9 @@ WHERE rows > 1 OR id IS NULL OR rank > 1",
         .collect()
 }
 
+/// What a comparison has found before is not told again.
+pub(crate) const FAILURES_ONCE: &str = include_str!("../../sql/queries/row_failures_once.sql");
+
 /// SQLSTATE and message, as the stream's evaluation has them.
 const WHY: &str = "CASE WHEN id IS NULL AND rows = 1 THEN '23502' ELSE '21000' END,
        CASE WHEN rows > 1 THEN 'the SELECT gives more than one row for this key' WHEN id IS NULL THEN 'its id is null'

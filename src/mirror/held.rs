@@ -81,6 +81,7 @@ pub(crate) async fn take(sql: &Prepared<'_>, piece: Piece) -> Result<()> {
         prepare(sql).await?;
     }
     match piece {
+        Piece::Of(..) => Ok(()),
         Piece::Bytes(bytes) => sql.execute("hold a large value", PUT, &[&&bytes[..]]).await.map(drop),
         Piece::End(Held { digest, .. }) => {
             sql.execute("hold a large value", NAME, &[&&digest[..]]).await?;

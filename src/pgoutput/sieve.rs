@@ -44,6 +44,10 @@ pub(crate) struct Sieve {
     step: Step,
     /// The step is done when `rest` has so many bytes.
     until: usize,
+    /// The table that the message is about.
+    relation: u32,
+    /// Columns of the row that is arriving.
+    columns: u16,
     /// The message is an UPDATE, and its old row may be before us.
     may_have_old: bool,
     /// Of the value that is arriving.
@@ -58,6 +62,8 @@ impl Sieve {
             rest: BytesMut::new(),
             step: Step::Head,
             until: FRAME + 1,
+            relation: 0,
+            columns: 0,
             may_have_old: false,
             piece: BytesMut::new(),
             length: 0,
@@ -85,6 +91,9 @@ impl Sieve {
                     self.rest.extend_from_slice(&bytes.split_to(bytes.len().min(lacking)));
                     while self.rest.len() >= self.until && !matches!(self.step, Step::Large(..) | Step::Skipped(_)) {
                         self.advance();
+                    }
+                    if let Step::Large(left, _) = self.step {
+                        pieces.push(Piece::Of(self.relation, usize::from(self.columns - left)));
                     }
                 }
             }
@@ -131,8 +140,13 @@ impl Sieve {
             },
             Step::RowHead => {
                 let [kind, high, low] = self.tail();
+                if self.rest.len() == FRAME + 1 + 4 + 3 {
+                    let [relation @ .., _, _, _] = self.tail::<7>();
+                    self.relation = u32::from_be_bytes(relation);
+                }
                 self.may_have_old &= kind != b'N';
-                self.values(u16::from_be_bytes([high, low]));
+                self.columns = u16::from_be_bytes([high, low]);
+                self.values(self.columns);
             }
             Step::Kind(columns) => match self.last() {
                 b'n' | b'u' => self.value_is_over(columns),
@@ -212,14 +226,23 @@ mod tests {
         TupleData::Held(Box::new(Held { digest: Sha256::digest(text).into(), length: text.len() as u64 }))
     }
 
-    /// What is left of a message, and the large values, where it arrives in chunks.
-    fn sift(message: &Message, chunk: usize) -> (Message, Vec<Bytes>, Vec<Held>) {
+    /// What is left of a message, and the large values with their tables and columns.
+    struct Sifted {
+        rest: Message,
+        values: Vec<Bytes>,
+        names: Vec<Held>,
+        whose: Vec<(u32, usize)>,
+    }
+
+    /// A message that arrives in chunks.
+    fn sift(message: &Message, chunk: usize) -> Sifted {
         let whole = [&[b'w'][..], &[0; 24], &message.encode()].concat();
         let mut sieve = Sieve::new();
-        let (mut values, mut names) = (vec![BytesMut::new()], Vec::new());
+        let (mut values, mut names, mut whose) = (vec![BytesMut::new()], Vec::new(), Vec::new());
         for chunk in whole.chunks(chunk) {
             for piece in sieve.push(Bytes::copy_from_slice(chunk)) {
                 match piece {
+                    Piece::Of(relation, column) => whose.push((relation, column)),
                     Piece::Bytes(bytes) => values.last_mut().expect("one").extend_from_slice(&bytes),
                     Piece::End(held) => {
                         names.push(held);
@@ -230,7 +253,8 @@ mod tests {
         }
         values.pop();
         let Ok(Frame::Data { body }) = Frame::decode(sieve.finish()) else { panic!("no frame") };
-        (Message::decode_rest(body).expect("a message"), values.into_iter().map(BytesMut::freeze).collect(), names)
+        let values = values.into_iter().map(BytesMut::freeze).collect();
+        Sifted { rest: Message::decode_rest(body).expect("a message"), values, names, whose }
     }
 
     #[test]
@@ -242,8 +266,9 @@ mod tests {
         let (left, right) = ([small.clone(), vec![held(&one)]].concat(), [vec![held(&other)], small].concat());
         let expected = Message::Update { relation: 7, old: Some(OldRow::Full(left)), new: right };
         for chunk in [1 << 16, 4097, usize::MAX] {
-            let (rest, values, names) = sift(&message, chunk);
+            let Sifted { rest, values, names, whose } = sift(&message, chunk);
             assert!(rest == expected, "in chunks of {chunk}");
+            assert_eq!(whose, [(7, 4), (7, 0)]);
             for ((value, name), expected) in values.into_iter().zip(names).zip([&one, &other]) {
                 assert!(held(&TupleData::Text(value)) == TupleData::Held(Box::new(name.clone())));
                 assert!(held(expected) == TupleData::Held(Box::new(name)));
@@ -259,10 +284,10 @@ mod tests {
             prefix: "another".to_owned(),
             content,
         };
-        let (rest, values, _) = sift(&message(Bytes::from(vec![b'x'; LARGE + 1])), 1 << 16);
-        assert_eq!((rest, values), (message(Bytes::new()), Vec::new()));
+        let Sifted { rest, values, whose, .. } = sift(&message(Bytes::from(vec![b'x'; LARGE + 1])), 1 << 16);
+        assert_eq!((rest, values, whose), (message(Bytes::new()), Vec::new(), Vec::new()));
         let small = message(Bytes::from(vec![b'x'; LARGE]));
-        assert!(sift(&small, 1 << 16).0 == small);
+        assert!(sift(&small, 1 << 16).rest == small);
     }
 
     #[test]

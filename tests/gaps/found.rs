@@ -230,6 +230,46 @@ fn a_row_that_an_event_of_the_gap_needs_and_that_cannot_be_evaluated_is_a_visibl
     assert_eq!(portal.sql("SELECT entity, key, sqlstate FROM portalhook.row_failures"), "users|49|22012");
 }
 
+/// The comparison meets it, and so does whoever counts afterwards.
+#[test]
+fn a_row_that_cannot_be_evaluated_is_one_failure_however_often_the_gap_meets_it() {
+    let schema = format!("{SCHEMA} INSERT INTO votes (id, post_id, user_id) VALUES (7, 99, 49), (8, 99, 49);");
+    let portal = Portal::new(&schema, &views_with("votes", "100 / (id - 8) AS share"));
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.run().terminate();
+    portal.sql(
+        "DELETE FROM portalhook.row_failures; UPDATE votes SET id = 9 WHERE id = 7; UPDATE votes SET user_id = 48 WHERE id = 8",
+    );
+    portal.sql(DROP_SLOT);
+    let daemon = portal.run();
+    let failures = "SELECT entity, key, sqlstate, message FROM portalhook.row_failures";
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.deleted 7", "vote.created 9"]);
+    assert_eq!(portal.sql(failures), "votes|8|22012|division by zero");
+    // Nor is it two where the row raises before its transaction and after it.
+    portal.sql("DELETE FROM portalhook.row_failures; UPDATE votes SET user_id = 49 WHERE id = 8");
+    assert_eq!(portal.event_names(&receiver, endpoint).len(), 2);
+    assert_eq!(portal.sql(failures), "votes|8|22012|division by zero");
+    drop(daemon);
+}
+
+/// More than are written at once, before the transaction and after it.
+#[test]
+fn many_rows_of_one_transaction_that_cannot_be_evaluated_are_one_failure_each() {
+    let schema = format!(
+        "{SCHEMA} INSERT INTO votes (id, post_id, user_id) SELECT n, 99, 49 FROM generate_series(1, 700) AS n;"
+    );
+    let portal = Portal::new(&schema, &views_with("votes", "100 / (post_id - 99) AS share"));
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    portal.sql("DELETE FROM portalhook.row_failures");
+    let _daemon = portal.spawn(&[("PORTALHOOK_LIMITS", "part:1")]);
+    portal.sql("UPDATE votes SET user_id = 48; INSERT INTO votes (id, post_id, user_id) VALUES (701, 98, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 701"]);
+    assert_eq!(portal.sql("SELECT count(*), count(DISTINCT key) FROM portalhook.row_failures"), "700|700");
+}
+
+/// Whoever took the capture
 /// Whoever took the capture meanwhile may have made a slot, which is not there for us to drop.
 #[test]
 fn a_daemon_that_lost_the_capture_while_the_gap_was_open_leaves_the_slot_alone() {

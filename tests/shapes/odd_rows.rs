@@ -120,6 +120,42 @@ fn of_two_live_rows_with_one_id_the_first_counts_and_the_other_is_a_failure() {
     assert_eq!(played.failures, ["posts 101: another live row has the id a"]);
 }
 
+/// Without a key nothing says which of them is meant: none is, unless they are alike, before and after it is gone.
+#[test]
+fn of_rows_without_a_key_that_share_an_id_one_is_shown_only_where_they_are_alike() {
+    let played = played(
+        &format!(
+            "{KEYLESS}
+             INSERT INTO users (id, name) VALUES (50, 'A'), (50, 'B'), (50, 'C'), (51, 'X'), (51, 'Y'), (52, 'Same'), (52, 'Same');"
+        ),
+        &[],
+        "BEGIN; DELETE FROM users WHERE name = 'A'; INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 50); COMMIT;
+         BEGIN; DELETE FROM users WHERE id = 51; INSERT INTO votes (id, post_id, user_id) VALUES (2, 99, 51); COMMIT;
+         INSERT INTO votes (id, post_id, user_id) VALUES (3, 99, 52);
+         BEGIN; DELETE FROM users WHERE id = 52; INSERT INTO votes (id, post_id, user_id) VALUES (4, 99, 52); COMMIT;
+         DELETE FROM users WHERE name = 'B';
+         INSERT INTO votes (id, post_id, user_id) VALUES (5, 99, 50);",
+    );
+    let voters = [Value::Null, Value::Null, "Same".into(), "Same".into(), "C".into()];
+    assert_eq!(played.values("/vote/voter/name"), voters);
+    assert_eq!(played.failures, ["users 50: another live row has the id 50"]);
+}
+
+/// Also where they are alike: with a key they are two.
+#[test]
+fn two_live_rows_with_one_id_and_the_same_values_are_told() {
+    let played = played(
+        "UPDATE users SET name = 'One', email = NULL, role = 'user';",
+        &[
+            ("users", "SELECT 'shared' AS id, name, email, role FROM users"),
+            ("votes", "SELECT id, post_id AS post, 'shared'::text AS voter, created_at FROM votes"),
+        ],
+        "INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 48);",
+    );
+    assert_eq!(played.values("/vote/voter/name"), ["One"]);
+    assert_eq!(played.failures, ["users 49: another live row has the id shared"]);
+}
+
 /// In one statement, and row by row where some row raises.
 #[test]
 fn what_the_first_copy_cannot_count_is_a_failure_and_everything_else_goes_on() {

@@ -63,6 +63,23 @@ impl Database {
     /// own programs.
     pub(crate) fn standby_that_keeps_slots(&self) -> Self {
         self.sql("SELECT pg_create_physical_replication_slot('standby', true) \\g /dev/null");
+        self.standby_of_files(&|server| {
+            // What was copied are the primary's slots.
+            let slots = server.data().join("pg_replslot");
+            for slot in std::fs::read_dir(&slots).expect("read").map_while(Result::ok) {
+                std::fs::remove_dir_all(slot.path()).expect("remove");
+            }
+            "primary_slot_name = 'standby'\nhot_standby_feedback = on\n"
+        })
+    }
+
+    /// A standby made of all files of this server (which is stopped for a moment), its slots as they are now included.
+    pub(crate) fn standby_with_stale_slots(&self) -> Self {
+        self.standby_of_files(&|_| "")
+    }
+
+    /// `prepare` gives further settings.
+    fn standby_of_files(&self, prepare: &dyn Fn(&Throwaway) -> &'static str) -> Self {
         self.stop();
         let url = self.server.url(Throwaway::SUPERUSER, &self.name);
         let copy = self.copied(&|server| {
@@ -70,17 +87,11 @@ impl Database {
             self.start();
             let settings = server.data().join("postgresql.auto.conf");
             let text = std::fs::read_to_string(&settings).expect("read");
-            let more =
-                format!("primary_conninfo = '{url}'\nprimary_slot_name = 'standby'\nhot_standby_feedback = on\n");
+            let more = format!("primary_conninfo = '{url}'\n{}", prepare(server));
             std::fs::write(&settings, text + &more).expect("write");
             let signal = server.data().join("standby.signal");
             std::fs::write(&signal, "").expect("write");
             succeed(Command::new("chown").arg("--reference").arg(server.data()).arg(&signal));
-            // What was copied are the primary's slots.
-            let slots = server.data().join("pg_replslot");
-            for slot in std::fs::read_dir(&slots).expect("read").map_while(Result::ok) {
-                std::fs::remove_dir_all(slot.path()).expect("remove");
-            }
         });
         copy.follow(self);
         copy

@@ -35,7 +35,6 @@ use crate::failpoint;
 use crate::ledger::partitions;
 use crate::mapping::plan::{Entity, Plan};
 use crate::mirror::apply::apply;
-use crate::mirror::held;
 use crate::mirror::net::{Net, Step, Write};
 use crate::mirror::prepared::Prepared;
 use crate::mirror::room::{Fits, Room};
@@ -174,8 +173,8 @@ impl Advance {
         let mut next = Some(first);
         while let Some(arrival) = next {
             let (xid, mut changes, last) = match arrival {
-                Arrival::Value(piece) => {
-                    held::take(writes.sql, piece).await?;
+                Arrival::ValueOf(..) | Arrival::Value(_) => {
+                    self.hold(writes.sql, session, arrival).await?;
                     next = transactions.recv().await.map(|(arrival, _)| arrival);
                     continue;
                 }

@@ -368,8 +368,9 @@ async fn forget_kept(session: &Session) -> Result<()> {
 
 /// Removes what no plan names any more, and shows the plan in force in the operator's views.
 async fn tidy(session: &mut Session) -> Result<()> {
+    // An earlier version kept large values in the last one.
     const TABLES: &str = "SELECT relname::text FROM pg_class WHERE relnamespace = 'portalhook_mirror'::regnamespace
-        AND relkind = 'r' AND relname LIKE '%.%' AND relname <> ALL ($1)";
+        AND relkind = 'r' AND (relname LIKE '%.%' AND relname <> ALL ($1) OR relname = 'portalhook pieces')";
     const FUNCTIONS: &str =
         "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'portalhook_mirror'::regnamespace
         AND proname LIKE 'id\\_of\\_%' AND proname <> ALL ($1)";

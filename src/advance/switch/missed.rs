@@ -1,7 +1,7 @@
 //! What the stream did not carry of a table: it was created anew, swapped by renaming, out of the publication, or a partition
 //! of it was truncated. Where the copy takes over, the mirror against the copy says what was missed, as after a gap.
 
-use super::job::{self, Recording};
+use super::job::{self, Job, Recording};
 use super::pairs::Pairing;
 use super::turn::{Adopted, Turn};
 use crate::advance::Advance;
@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::failpoint;
 use crate::ledger::record;
 use crate::mapping::plan::{Plan, Table};
+use crate::mirror::catalog::{self, Follow, Look, differences};
 use crate::mirror::compare::Comparison;
 use crate::mirror::net::Net;
 use crate::mirror::prepared::Prepared;
@@ -39,6 +40,8 @@ impl Advance {
         sql.settle().await?;
         recording.useless = recording.catch_up(sql).await?;
         sql.settle().await?;
+        let unsaid = unsaid(sql, &self.plan, &recording.job).await?;
+        recording.job.compared.extend(unsaid);
         if recording.useless.is_some() || recording.job.compared.is_empty() {
             return Ok(());
         }
@@ -81,6 +84,22 @@ impl Advance {
         self.make_up(sql, &comparisons, net, "what came meanwhile", group).await?;
         Ok(Some(adopted))
     }
+}
+
+/// Copied tables whose catalog says that the stream has not brought everything of them by the time of the copy. Once that is in
+/// force, whoever watches the catalog does not see it any more.
+async fn unsaid(sql: &Prepared<'_>, plan: &Plan, job: &Job) -> Result<Vec<u32>> {
+    let mut unsaid = Vec::new();
+    for copy in job.copied.iter().map(|&place| &job.plan.tables[place]) {
+        let Some(table) = plan.tables.iter().position(|old| old.oid == copy.oid) else { continue };
+        let before = catalog::remembered(sql, &plan.tables[table].mirror).await?;
+        let Some(now) = catalog::remembered(sql, &copy.mirror).await? else { continue };
+        let found = differences(&plan.tables[table], &Look { table, before, now });
+        if found.iter().any(|one| one.follow() == Follow::Compare) && !job.compared.contains(&copy.oid) {
+            unsaid.push(copy.oid);
+        }
+    }
+    Ok(unsaid)
 }
 
 /// What was missed belongs to the transaction in which the copy was announced.

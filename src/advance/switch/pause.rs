@@ -183,7 +183,7 @@ impl Advance {
             }
             Newest::Plan(plan, seen) => (*plan, seen),
         };
-        let rebuilds = match self.rebuilds(session, &plan).await? {
+        let rebuilds = match self.rebuilds(session, &plan, &[]).await? {
             Ok(rebuilds) => rebuilds,
             Err(unfit) => return Ok(Some(unfit)),
         };

@@ -107,6 +107,30 @@ impl Advance {
         Ok((is_ahead && !was_reached).then_some(Fit::Earlier))
     }
 
+    /// Whether anybody may want the value of a column (from 0) in a row of this description that is about to come. For certain
+    /// nobody does only where the plan follows the description and no other is on its way. (Where the plan has to change right
+    /// before that row, the value comes again: `has_what_it_names`.)
+    pub(in crate::advance) async fn may_want(
+        &self,
+        session: &Session,
+        relation: &Arc<Relation>,
+        column: usize,
+    ) -> Result<bool> {
+        let Some(column) = relation.columns.get(column).filter(|_| self.recording.is_none()) else {
+            return Ok(true);
+        };
+        let Some(table) = self.plan.tables.iter().find(|table| table.oid == relation.oid) else { return Ok(false) };
+        if table.columns.iter().any(|one| one.is_stored() && one.name == column.name) {
+            return Ok(true);
+        }
+        let known = self.known.get(&relation.oid).filter(|known| Arc::ptr_eq(&known.relation, relation));
+        let follows = match known {
+            Some(known) => known.serves,
+            None => matches!(self.fits_as_it_is(session, relation).await?, Some(Fit::Fits)),
+        };
+        Ok(!follows)
+    }
+
     /// Holds a description against the plan.
     pub(super) async fn fit(&mut self, session: &Session, relation: &Relation) -> Result<Fit> {
         match self.fits_as_it_is(session, relation).await? {
@@ -157,7 +181,7 @@ impl Advance {
             _ => patched(&self.plan, relation, described),
         };
         let title = format!("{}.{}", relation.schema, relation.name);
-        let rebuilds = match self.rebuilds(session, &plan).await? {
+        let rebuilds = match self.rebuilds(session, &plan, &[]).await? {
             Ok(rebuilds) => rebuilds,
             Err(Unfit::Apart(_, why)) => return Ok(Fit::Resync(why)),
             Err(_) => return Ok(Fit::Resync(format!("{title} has another key, which the mirror does not have"))),
@@ -194,7 +218,7 @@ impl Advance {
             Err(error) if session.is_closed() => return Err(error),
             Err(error) => format!("{error:?}"),
             // Also where the description is older than what the mapping names: its rows are earlier ones then.
-            Ok(plan) => match self.rebuilds(session, &plan).await? {
+            Ok(plan) => match self.rebuilds(session, &plan, &[]).await? {
                 Ok(rebuilds) => {
                     for column in rebuilds.iter().flat_map(|rebuild| &rebuild.copied) {
                         tracing::warn!(
@@ -210,7 +234,13 @@ impl Advance {
                     return Ok(Fit::Pause(is_copied_first(&title)));
                 }
                 Err(Unfit::Apart(oid, why)) if oid == table.oid => return Ok(Fit::Resync(why)),
-                Err(Unfit::Apart(_, why)) => why,
+                // Only a copy brings the mapping then, and this table's rows cannot wait for it.
+                Err(Unfit::Apart(_, why)) => {
+                    let title = table.called();
+                    return Ok(Fit::Resync(format!(
+                        "{title} has lost columns, and the mapping waits for a copy ({why})"
+                    )));
+                }
             },
         };
         tracing::debug!("the newest mapping does not help: {problem}");
@@ -219,17 +249,26 @@ impl Advance {
         Ok(Fit::Pause(advice))
     }
 
-    /// How the mirrors that are there become those of another plan.
-    pub(super) async fn rebuilds(&self, session: &Session, plan: &Plan) -> Result<Result<Vec<Rebuild>, Unfit>> {
-        let mut rebuilds = Vec::new();
-        for table in needs_copies(&self.plan, plan) {
+    /// How the mirrors that are there become those of another plan, for which `copied` (indexes into its tables) are there.
+    pub(super) async fn rebuilds(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        copied: &[usize],
+    ) -> Result<Result<Vec<Rebuild>, Unfit>> {
+        let (mut rebuilds, mut not_mirrored) = (Vec::new(), None);
+        for table in needs_copies(&self.plan, plan).into_iter().filter(|table| !copied.contains(table)) {
             match Rebuild::of(&self.plan, &plan.tables[table]) {
+                // Rows that cannot be told apart need a copy of everything: then it is no use to copy this alone.
+                Err(unfit @ Unfit::NotMirrored(_)) => {
+                    not_mirrored.get_or_insert(unfit);
+                }
                 Err(unfit) => return Ok(Err(unfit)),
                 Ok(rebuild) if rebuild.keeps_rows_apart(session).await? => rebuilds.push(rebuild),
                 Ok(rebuild) => return Ok(Err(rebuild.unfit())),
             }
         }
-        Ok(Ok(rebuilds))
+        Ok(not_mirrored.map_or(Ok(rebuilds), Err))
     }
 }
 

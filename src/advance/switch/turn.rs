@@ -195,12 +195,8 @@ impl Advance {
         let is_it = |recording: &mut Recording| recording.job.attempt == attempt;
         let Some(recording) = self.recording.take_if(is_it) else { return Ok(()) };
         let Recording { job, .. } = recording;
-        let needed = super::place::needs_copies(&self.plan, &job.plan);
-        let made: Result<Vec<Rebuild>, _> = needed
-            .into_iter()
-            .filter(|place| !job.copied.contains(place))
-            .map(|place| Rebuild::of(&self.plan, &job.plan.tables[place]))
-            .collect();
+        // The application may have gone on since the copy was asked for: what does not fit any more is found where the stream stands.
+        let made = self.rebuilds(session, &job.plan, &job.copied).await?;
         let (Ok(rebuilds), Some(seen), true) = (made, job.snapshot.get(), self.paused.is_some()) else {
             drop(job.done.send(Err(Error::failed("the stream has gone on meanwhile"))));
             return Ok(());

@@ -13,7 +13,7 @@ pub(crate) struct Answers {
     status: Option<StatusCode>,
     /// Wait so long before each answer
     #[arg(long, value_name = "DURATION", value_parser = super::super::test::duration_of)]
-    delay: Option<Duration>,
+    pub(super) delay: Option<Duration>,
     /// Let this share of the requests fail, from 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = share)]
     fail_rate: Option<f64>,

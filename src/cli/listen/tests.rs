@@ -98,6 +98,51 @@ async fn duplicates_and_gaps_are_told() {
     assert!(!filled.duplicate && filled.skipped.is_none());
 }
 
+/// A request whose headers verify.
+fn signed(id: &str, sequence: i64) -> HeaderMap {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let timestamp = i64::try_from(now).expect("small");
+    let keys = Keys { current: Secret::parse(SECRET).expect("a secret"), previous: None };
+    let headers = [
+        ("webhook-id", id.to_owned()),
+        ("webhook-timestamp", timestamp.to_string()),
+        ("webhook-signature", keys.webhook_signature(id, timestamp, BODY.as_bytes())),
+        ("signature", keys.body_signature(Encoding::Hex, "", BODY.as_bytes())),
+        ("webhook-sequence", sequence.to_string()),
+    ];
+    headers.into_iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect()
+}
+
+/// Requests overtake each other between arriving and being printed.
+#[tokio::test]
+async fn what_was_printed_before_is_not_missing() {
+    let (deliveries, mut printed) = mpsc::channel(16);
+    let secrets = vec![Secret::parse(SECRET).expect("a secret")];
+    let (mut answers, came) = (Answers::default(), AtomicU64::new(0));
+    answers.delay = Some(Duration::from_millis(50));
+    let desk = Arc::new(Desk { secrets, answers, came, deliveries, seen: Mutex::default() });
+    let path = Uri::from_static("/hooks");
+    let request = |id: &str, sequence| {
+        Box::pin(receive(
+            State(Arc::clone(&desk)),
+            path.clone(),
+            signed(id, sequence),
+            Bytes::from_static(BODY.as_bytes()),
+        ))
+    };
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    request("a", 4).await;
+    let (mut later, earlier) = (request("c", 7), request("b", 5));
+    assert!(later.as_mut().poll(&mut context).is_pending(), "it arrives first");
+    earlier.await;
+    later.await;
+    let mut skipped = Vec::new();
+    while let Ok(delivery) = printed.try_recv() {
+        skipped.push((delivery.sequence, delivery.skipped));
+    }
+    assert_eq!(skipped, [(Some(4), None), (Some(5), None), (Some(7), Some((6, 6)))]);
+}
+
 #[tokio::test]
 async fn the_command_ends_with_zero_after_enough_verified_deliveries_and_with_one_before() {
     let options = |count| Options {

@@ -292,3 +292,6 @@ fn columns(table: &Table, before: &Described, now: &Described, found: &mut Vec<D
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -300,16 +300,20 @@ impl<'a> Reader<'a> {
 /// A schema that the daemon's role owns; it holds the ledger's day partitions.
 const DAEMON_SCHEMA: &str = "portalhook_ledger";
 
-/// Our schema's name, and the search_path that the operator's own sessions have in this database: ours is pinned.
+/// Our schema's name, and the search_path that the operator's own sessions have in this database: ours is pinned. It means the
+/// same as that of `portalhook.mapping_search_path()`, which may not be there yet.
 const SEARCH_PATH: &str = "\
 SELECT 'portalhook check ' || pg_backend_pid(),
-       coalesce((SELECT substr(setting, length('search_path=') + 1)
+       CASE WHEN session_user IN ('portalhook', 'portalhook_mirror', 'portalhook_ledger')
+            THEN regexp_replace(regexp_replace(path, '(, *)?\"\\$user\"', '', 'g'), '^ *, *', '')
+            ELSE replace(path, '\"$user\"', quote_ident(session_user)) END
+  FROM coalesce((SELECT substr(setting, length('search_path=') + 1)
                    FROM pg_db_role_setting, unnest(setconfig) AS setting
                   WHERE setting LIKE 'search\\_path=%'
                     AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
                     AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
                   ORDER BY setrole = 0, setdatabase = 0 LIMIT 1),
-                (SELECT boot_val FROM pg_settings WHERE name = 'search_path'))";
+                (SELECT boot_val FROM pg_settings WHERE name = 'search_path')) AS path";
 
 /// PostgreSQL's refusal of a SELECT, with the line if it says where.
 fn refusal(error: tokio_postgres::Error, query: &str, before: usize) -> Error {

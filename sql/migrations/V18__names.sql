@@ -19,3 +19,22 @@ $$;
 ALTER TABLE portalhook.mapping DISABLE TRIGGER USER;
 UPDATE portalhook.mapping SET search_path = portalhook.mapping_search_path() WHERE search_path LIKE '%"$user"%';
 ALTER TABLE portalhook.mapping ENABLE TRIGGER USER;
+
+-- A table under a new name stays what it was: an identity that we made full is still ours to take back.
+CREATE OR REPLACE FUNCTION portalhook.forget_tables() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    named oid[];
+    names text[];
+BEGIN
+    -- A table that is swapped by renaming just then must not be forgotten: see V16.
+    LOOP
+        named := ARRAY(SELECT DISTINCT u.relation FROM portalhook.mapped_columns() AS u ORDER BY 1);
+        names := ARRAY(SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                       WHERE c.oid = ANY (named));
+        EXIT WHEN named = ARRAY(SELECT DISTINCT u.relation FROM portalhook.mapped_columns() AS u ORDER BY 1);
+    END LOOP;
+    UPDATE portalhook.mapped_tables AS m SET made_full = true
+    WHERE NOT m.made_full AND EXISTS (SELECT FROM portalhook.mapped_tables AS was WHERE was.oid = m.oid AND was.made_full);
+    DELETE FROM portalhook.mapped_tables AS m WHERE format('%I.%I', m.schema_name, m.table_name) <> ALL (names);
+END $$;

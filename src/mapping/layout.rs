@@ -17,9 +17,11 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 impl Table {
-    /// The table's name when it was first mirrored, as `public.posts`: a copy's own name has a number behind it.
+    /// The table's name in the mapping, as `public.posts`; in plans of earlier versions that of its mirror, where a copy's has a number
+    /// behind it.
     pub(crate) fn called(&self) -> &str {
         match self.mirror.rsplit_once(' ') {
+            _ if !self.said.is_empty() => &self.said,
             Some((name, number)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => name,
             _ => &self.mirror,
         }

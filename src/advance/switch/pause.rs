@@ -123,7 +123,7 @@ impl Advance {
         if !is_of_the_mapping(&error) {
             return Err(error);
         }
-        self.pause_after(sql, session, &error).await?;
+        let why = self.pause_after(sql, session, &error).await?;
         // The probe may not meet what the group met: the longer it lasts, the less often it is tried.
         let age: f64 = session.query_opt(AGE, &[]).await.context("look for a pause")?.map_or(0.0, |row| row.get(0));
         let mut wait = LOOK.max(Duration::from_secs_f64((age / 2.0).clamp(0.0, 60.0)));
@@ -135,20 +135,25 @@ impl Advance {
                 () = tokio::time::sleep(wait) => wait = LOOK,
             }
             meanwhile.durable.look(sql, meanwhile.confirmed).await?;
-            if matches!(self.newest(session).await?, Newest::Plan(..)) || self.can_be_run(session).await? {
+            let newest = self.newest(session).await?;
+            if matches!(newest, Newest::Plan(..)) || self.can_be_run(session).await? {
                 return Err(Error::new(Kind::Again, "the mapping can be run again"));
+            }
+            if let Newest::Broken(problem) = newest {
+                self.pause(session, &format!("{why} As it stands it is of no help: {problem}")).await?;
             }
         }
     }
 
     /// Leaves a group that failed because the mapping cannot be run, and says so.
-    async fn pause_after(&mut self, sql: &Prepared<'_>, session: &Session, error: &Error) -> Result<()> {
+    async fn pause_after(&mut self, sql: &Prepared<'_>, session: &Session, error: &Error) -> Result<String> {
         sql.run("leave a group", "ROLLBACK").await?;
         let why = format!(
             "the mapping cannot be run any more: {error:?}. The stream is paused before that, deliveries go on. Change the mapping: \
              UPDATE portalhook.mapping SET query = 'SELECT …' WHERE entity = '…';"
         );
-        self.pause(session, &why).await
+        self.pause(session, &why).await?;
+        Ok(why)
     }
 
     /// A gap could not be closed: notes a pause where the mapping is to blame.
@@ -229,17 +234,20 @@ impl Advance {
         session.execute(ASK, &[]).await.context("ask for copies").map(drop)
     }
 
+    /// Whether these are the SELECTs of the plan.
+    pub(super) fn runs(&self, sources: &[stored::Source]) -> bool {
+        let is_its = |source: &stored::Source| {
+            self.plan.entity(source.entity).is_some_and(|entity| entity.query == source.query)
+        };
+        self.plan.entities.len() == sources.len() && sources.iter().all(is_its)
+    }
+
     async fn newest(&self, session: &Session) -> Result<Newest> {
         if let Err(error) = session.execute("SELECT portalhook.follow_mapping()", &[]).await {
             tracing::debug!(%error, "follow the mapping while paused");
         }
         let newest = stored::read(session).await?;
-        let is_same = self.plan.entities.len() == newest.sources.len()
-            && newest
-                .sources
-                .iter()
-                .all(|source| self.plan.entity(source.entity).is_some_and(|entity| entity.query == source.query));
-        if is_same {
+        if self.runs(&newest.sources) {
             return Ok(Newest::Same);
         }
         let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };

@@ -184,15 +184,15 @@ impl Advance {
         described: &[Described],
         missing: &[String],
     ) -> Result<Fit> {
-        // What it names newly may have to be made readable first; where that fails, reading fails too, and says why.
-        if let Err(error) = session.execute("SELECT portalhook.follow_mapping()", &[]).await {
-            tracing::debug!(%error, "follow the mapping while paused");
-        }
+        // What it names newly may have to be made readable first.
+        let followed = session.execute("SELECT portalhook.follow_mapping()", &[]).await;
+        let followed = followed.context("follow the mapping to its tables");
         let newest = stored::read(session).await?;
         let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };
         let problem = match read::read_over(session, &newest.sources, &mirrors).await {
             Err(error) if session.is_closed() => return Err(error),
-            Err(error) => format!("{error:?}"),
+            // Where it could not be made readable, that is why.
+            Err(error) => format!("{:?}", followed.err().unwrap_or(error)),
             // Also where the description is older than what the mapping names: its rows are earlier ones then.
             Ok(plan) => match self.rebuilds(session, &plan).await? {
                 Ok(rebuilds) => {
@@ -214,8 +214,9 @@ impl Advance {
             },
         };
         tracing::debug!("the newest mapping does not help: {problem}");
-        let advice =
-            super::advice::advise(session, &self.plan, table, missing, described.iter().map(|one| &*one.name)).await?;
+        let columns = described.iter().map(|one| &*one.name);
+        let unfit = (!self.runs(&newest.sources)).then_some(problem.as_str());
+        let advice = super::advice::advise(session, &self.plan, table, missing, columns, unfit).await?;
         Ok(Fit::Pause(advice))
     }
 

@@ -1,8 +1,8 @@
 //! What happened to a mirrored table, as far as its catalog says, and what follows from it. Pure.
 
-use super::{Described, Look, Member};
+use super::{Attribute, Described, Look, Member};
 use crate::mapping::layout::quote;
-use crate::mapping::plan::Table;
+use crate::mapping::plan::{Column, Table};
 
 /// One thing that differs from what was remembered, or that stands in the application's way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,7 +215,7 @@ fn standing(table: &Table, now: &Described, found: &mut Vec<Difference>) {
     if now.published.is_none() {
         found.push(Difference::Unpublished);
     }
-    let key: Vec<&str> = table.key.iter().map(|&place| table.columns[place].name.as_str()).collect();
+    let key: Vec<&str> = table.key.iter().map(|&place| name_now(&table.columns[place], now)).collect();
     for member in &now.members {
         if member.refuses {
             found.push(Difference::Refuses { member: member.name.clone(), generated: member.generated.clone() });
@@ -232,6 +232,12 @@ fn standing(table: &Table, now: &Described, found: &mut Vec<Difference>) {
     {
         found.push(Difference::Key { now: root.key.clone() });
     }
+}
+
+/// A column of the mirror under the name that it has in the table, which makes no other column of it.
+fn name_now<'a>(column: &'a Column, now: &'a Described) -> &'a str {
+    let is_it = |one: &&Attribute| column.number != 0 && one.number == column.number;
+    now.columns.iter().find(is_it).map_or(&column.name, |one| &one.name)
 }
 
 fn files(before: &Described, now: &Described, found: &mut Vec<Difference>) {

@@ -238,7 +238,7 @@ fn check_sees_what_migrations_of_the_application_broke() {
         ),
         (
             "ALTER TABLE portalhook_mirror.\"public.users\" DROP COLUMN name",
-            "fail  the mirror portalhook_mirror.\"public.users\" has other columns than the plan",
+            "fail  the mirror portalhook_mirror.\"public.users\" lacks columns of the plan",
         ),
         ("SELECT pg_drop_replication_slot(slot) FROM portalhook.checkpoint", "is not there  — fix: portalhook run"),
     ] {

@@ -440,3 +440,24 @@ fn what_is_renamed_in_several_places_is_mended_by_the_statements_that_the_pause_
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.updated 99", "comment.created 1"]);
     assert_eq!(mirror::differences(&portal), "");
 }
+
+/// Boards, statuses and portals are seldom written: until then the stream says nothing of their columns.
+#[test]
+fn a_column_that_is_gone_from_a_table_that_nobody_writes_is_told_all_the_same() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
+    let daemon = portal.run();
+    portal.sql("ALTER TABLE portals RENAME title TO label");
+    daemon.wait_for_line(
+        "public.portals: column title, which the mapping reads, is called label now: the stream pauses where",
+    );
+    portal.sql("UPDATE posts SET title = 'Before' WHERE id = 99");
+    assert_eq!(portal.events(&receiver, endpoint)[0].data("/portal/title"), "Test Portal");
+    portal.sql(
+        "UPDATE portalhook.mapping SET query = replace(query, 'title', 'label AS title') WHERE entity = 'portals'",
+    );
+    portal.sql("UPDATE portals SET label = 'Renamed'; UPDATE posts SET title = 'After' WHERE id = 99;");
+    assert_eq!(portal.events(&receiver, endpoint)[1].data("/portal/title"), "Renamed");
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE kind = 'pause'"), "0");
+}

@@ -496,3 +496,19 @@ fn names_without_a_schema_mean_the_applications_tables_also_where_the_role_is_ca
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(portal.sql("SELECT count(*) FROM portalhook.mapping WHERE query LIKE '%public.%'"), "0");
 }
+
+#[test]
+fn a_mirror_that_has_more_than_the_mapping_names_by_now_is_no_fault() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
+    let _daemon = portal.run();
+    portal.sql("UPDATE portalhook.mapping SET query = replace(query, 'description', 'NULL AS description') WHERE entity = 'posts'");
+    portal.sql(
+        "INSERT INTO posts (id, title, description, user_id, portal_id) VALUES (200, 'New', 'Nobody reads it', 48, 4)",
+    );
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!((events.len(), maybe(&events[0], "/post/description")), (1, Value::Null));
+    let said = String::from_utf8_lossy(&portal.command(&["check"]).stdout).into_owned();
+    assert!(said.contains("failures: 0") && said.contains("pass  the 5 mirrors have the mapped columns"), "{said}");
+}

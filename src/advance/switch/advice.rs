@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::error::{Context as _, Result};
-use crate::mapping::layout::{literal, quote};
+use crate::mapping::layout::{literal, shown};
 use crate::mapping::plan::{Entity, EntityPlan, Plan, Table};
 
 /// Tables and their columns under the names of now, which are quoted where they need it.
@@ -213,16 +213,10 @@ impl Edits {
             }
             // The first place is the list, which comes before all else.
             let in_list = format!("{from}(?=\\s*,|\\s+from\\M)");
-            let given = replace(&query, &in_list, &format!("{to} AS {}", as_name(was)), "i");
+            let given = replace(&query, &in_list, &format!("{to} AS {}", shown(was)), "i");
             replace(&given, &format!("(?<!\\mas\\s){from}"), to, "gi")
         })
     }
-}
-
-/// A name behind AS.
-fn as_name(name: &str) -> String {
-    let is_plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    if is_plain { name.to_owned() } else { quote(name) }
 }
 
 /// A name as a whole word; what is special in a pattern stands for any character.

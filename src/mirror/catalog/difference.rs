@@ -1,7 +1,7 @@
 //! What happened to a mirrored table, as far as its catalog says, and what follows from it. Pure.
 
 use super::{Attribute, Described, Look, Member};
-use crate::mapping::layout::quote;
+use crate::mapping::layout::{quote, shown};
 use crate::mapping::plan::{Column, Table};
 
 /// One thing that differs from what was remembered, or that stands in the application's way.
@@ -171,8 +171,8 @@ impl Difference {
             ),
             Self::ColumnRenamed { from, to } => Some(format!(
                 "UPDATE portalhook.mapping SET query = '…' WHERE entity = '…' with {} for {}",
-                quote(to),
-                quote(from)
+                shown(to),
+                shown(from)
             )),
             Self::ColumnGone { .. } => {
                 Some("UPDATE portalhook.mapping SET query = '…' WHERE entity = '…' without it".to_owned())
@@ -195,7 +195,7 @@ pub(crate) fn differences(table: &Table, look: &Look) -> Vec<Difference> {
         look.before.as_ref().filter(|before| before.oid == look.now.oid).and_then(|before| before.table.as_ref());
     let mut found = Vec::new();
     if !now.named {
-        found.push(Difference::Renamed { to: format!("{}.{}", quote(&now.schema), quote(&now.name)) });
+        found.push(Difference::Renamed { to: format!("{}.{}", shown(&now.schema), shown(&now.name)) });
     }
     standing(table, now, &mut found);
     if let Some(before) = before {

@@ -461,3 +461,25 @@ fn a_column_that_is_gone_from_a_table_that_nobody_writes_is_told_all_the_same() 
     assert_eq!(portal.events(&receiver, endpoint)[1].data("/portal/title"), "Renamed");
     assert_eq!(portal.sql("SELECT count(*) FROM portalhook.switches WHERE kind = 'pause'"), "0");
 }
+
+/// What was followed is over: nothing of it stays in `status` or `check`.
+#[test]
+fn types_that_were_followed_and_tables_that_are_gone_are_told_as_what_they_are() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
+    let daemon = portal.run();
+    let status = || String::from_utf8_lossy(&portal.command(&["status"]).stdout).into_owned();
+    portal.sql("ALTER TABLE posts ALTER title TYPE varchar(400)");
+    assert!(
+        status()
+            .contains("migration  public.posts: column title is of type character varying(400) now, and was of text")
+    );
+    portal.sql("UPDATE posts SET title = 'After' WHERE id = 99; DROP TABLE comments;");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["post.updated 99"]);
+    assert!(!status().contains("column title"), "{}", status());
+    daemon.wait_for_line("public.comments was dropped");
+    let said = check(&portal);
+    assert!(said.contains("fail  public.comments was dropped: its mirror stays as it was"), "{said}");
+    assert!(said.contains("failures: 1"), "the publication cannot have it: {said}");
+}

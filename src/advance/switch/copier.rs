@@ -118,8 +118,9 @@ impl Copier<'_> {
         self.tell_heart(Command::Forget).await?;
         let problem = format!("{error:?}");
         mark(session, requests, "waiting", Some(&problem), None).await?;
-        // Of a mapping that cannot be run the pause says what there is to say.
-        let is_told = pause::is_of_the_mapping(error) && pause::is_paused(session).await?;
+        // Of a mapping that cannot be run the pause says what there is to say; what the heart was faster with comes by itself.
+        let is_paused = pause::is_paused(session).await?;
+        let is_told = error.kind() == Kind::Again || error.kind() == Kind::Usage && is_paused;
         if !is_told && self.told.as_ref() != Some(&problem) {
             tracing::warn!("{}: not in force yet: {problem}; tried again and again, next in {pause:?}", whys(requests));
             self.told = Some(problem);

@@ -8,7 +8,7 @@ use super::place::Piece;
 use super::rebuild::Rebuild;
 use super::{Adoption, Command, pause, store_plan};
 use crate::advance::Advance;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
@@ -231,7 +231,7 @@ impl Advance {
         session: &Session,
         command: Command,
     ) -> Result<()> {
-        let changed = || Err(Error::failed("the mapping changed meanwhile"));
+        let changed = || Err(Error::new(Kind::Again, "the mapping changed meanwhile"));
         match command {
             Command::Forget => self.recording = None,
             Command::Record(job, answer) => {

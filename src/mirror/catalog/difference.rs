@@ -285,9 +285,10 @@ fn columns(table: &Table, before: &Described, now: &Described, found: &mut Vec<D
             Some(one) if one.name != old.name => {
                 found.push(Difference::ColumnRenamed { from: old.name.clone(), to: one.name.clone() });
             }
-            Some(one) if one.type_name != old.type_name => found.push(Difference::ColumnType {
+            // Until the plan has followed it.
+            Some(one) if one.type_name != column.source_type => found.push(Difference::ColumnType {
                 column: column.name.clone(),
-                from: old.type_name.clone(),
+                from: column.source_type.clone(),
                 to: one.type_name.clone(),
             }),
             Some(_) => {}

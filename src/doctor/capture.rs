@@ -12,8 +12,6 @@ use crate::mapping::plan::{Plan, Table};
 /// What to type where the slot was lost.
 const RUN: &str = "portalhook run: it makes the slot anew and closes the gap from the mirror";
 
-/// What to type where the mirror cannot be right.
-
 /// The slot, and how it stands.
 pub(super) async fn slot(client: &Client, config: &Config, database_oid: u32) -> Result<(Option<Slot>, Vec<Finding>)> {
     let name = config.capture.slot.clone().unwrap_or_else(|| format!("portalhook_{database_oid}"));

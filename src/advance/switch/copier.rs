@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use super::job::Job;
 use super::place::needs_copies;
 use super::snapshot::Snapshot;
-use super::{Adoption, Command, load_plan, pause};
+use super::{Adoption, Command, OUTRUN, load_plan, pause};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
@@ -120,7 +120,7 @@ impl Copier<'_> {
         mark(session, requests, "waiting", Some(&problem), None).await?;
         // Of a mapping that cannot be run the pause says what there is to say; what the heart was faster with comes by itself.
         let is_paused = pause::is_paused(session).await?;
-        let is_told = error.kind() == Kind::Again || error.kind() == Kind::Usage && is_paused;
+        let is_told = problem == OUTRUN || error.kind() == Kind::Usage && is_paused;
         if !is_told && self.told.as_ref() != Some(&problem) {
             tracing::warn!("{}: not in force yet: {problem}; tried again and again, next in {pause:?}", whys(requests));
             self.told = Some(problem);

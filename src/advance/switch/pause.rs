@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::Command;
 use super::place::{Piece, needs_copies};
@@ -126,18 +127,24 @@ impl Advance {
         let why = self.pause_after(sql, session, &error).await?;
         // The probe may not meet what the group met: the longer it lasts, the less often it is tried.
         let age: f64 = session.query_opt(AGE, &[]).await.context("look for a pause")?.map_or(0.0, |row| row.get(0));
-        let mut wait = LOOK.max(Duration::from_secs_f64((age / 2.0).clamp(0.0, 60.0)));
+        let since = Instant::now();
+        let age = Duration::from_secs_f64(age.max(0.0));
+        let mut next = since + patience(age);
         loop {
             // What the copier asks for waits: of what the group left in memory nothing may be used.
             tokio::select! {
                 biased;
                 () = told(meanwhile.shutdown) => return Ok(()),
-                () = tokio::time::sleep(wait) => wait = LOOK,
+                () = tokio::time::sleep(LOOK) => {}
             }
             meanwhile.durable.look(sql, meanwhile.confirmed).await?;
             let newest = self.newest(session).await?;
-            if matches!(newest, Newest::Plan(..)) || self.can_be_run(session).await? {
+            let is_time = Instant::now() >= next;
+            if matches!(newest, Newest::Plan(..)) || is_time && self.can_be_run(session).await? {
                 return Err(Error::new(Kind::Again, "the mapping can be run again"));
+            }
+            if is_time {
+                next = Instant::now() + patience(age + since.elapsed());
             }
             if let Newest::Broken(problem) = newest {
                 self.pause(session, &format!("{why} As it stands it is of no help: {problem}")).await?;
@@ -284,6 +291,11 @@ impl Advance {
     }
 }
 
+/// How long to wait after a try, where it has been so for this long.
+pub(super) fn patience(age: Duration) -> Duration {
+    (age / 2).clamp(LOOK, Duration::from_secs(60))
+}
+
 /// Whether no other session and no other row would help: SQLSTATE class 42.
 pub(super) fn is_of_the_mapping(error: &Error) -> bool {
     error.sqlstate().is_some_and(|state| state.code().starts_with("42"))
@@ -309,4 +321,16 @@ enum Newest {
 pub(super) fn needs_tables(before: &Plan, plan: &Plan) -> Vec<usize> {
     let is_new = |&place: &usize| before.tables.iter().all(|old| old.oid != plan.tables[place].oid);
     needs_copies(before, plan).into_iter().filter(is_new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_help_is_tried_less_and_less_often() {
+        for (age, wait) in [(0, 500), (800, 500), (4_000, 2_000), (60_000, 30_000), (86_400_000, 60_000)] {
+            assert_eq!(patience(Duration::from_millis(age)), Duration::from_millis(wait), "{age}");
+        }
+    }
 }

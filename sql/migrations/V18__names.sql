@@ -38,3 +38,46 @@ BEGIN
     WHERE NOT m.made_full AND EXISTS (SELECT FROM portalhook.mapped_tables AS was WHERE was.oid = m.oid AND was.made_full);
     DELETE FROM portalhook.mapped_tables AS m WHERE format('%I.%I', m.schema_name, m.table_name) <> ALL (names);
 END $$;
+
+-- A migration may have a thousand statements, and few of them are about our tables: the others cost a look at what they were about.
+CREATE OR REPLACE FUNCTION portalhook.mend_after_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    mapped  record; -- no type of ours: a function that does not compile guards nothing
+    target  oid;
+    changed oid[];
+BEGIN
+    -- A partition's change is its table's: who makes one anew says the partition.
+    changed := ARRAY(SELECT DISTINCT coalesce(a.relid, d.objid)
+                     FROM pg_event_trigger_ddl_commands() AS d LEFT JOIN LATERAL pg_partition_ancestors(d.objid) AS a ON true
+                     WHERE d.classid = 'pg_class'::regclass AND d.schema_name IS DISTINCT FROM 'pg_temp');
+    -- Which index was dropped nobody says here: it may have been an identity.
+    IF tg_tag <> 'DROP INDEX' AND NOT EXISTS (
+        SELECT FROM portalhook.mapped_tables AS m
+        WHERE m.oid = ANY (changed)
+           OR EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                      WHERE c.oid = ANY (changed) AND n.nspname = m.schema_name AND c.relname = m.table_name)) THEN
+        RETURN;
+    END IF;
+    FOR mapped IN SELECT * FROM portalhook.mapped_tables LOOP
+        target := coalesce((SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                            WHERE n.nspname = mapped.schema_name AND c.relname = mapped.table_name AND c.relkind IN ('r', 'p')),
+                           (SELECT c.oid FROM pg_class AS c WHERE c.oid = mapped.oid));
+        CONTINUE WHEN target IS NULL OR target <> ALL (changed) AND mapped.oid <> ALL (changed)
+            AND NOT (tg_tag = 'DROP INDEX'
+                     AND EXISTS (SELECT FROM pg_class AS c WHERE c.relreplident = 'i'
+                                   AND (c.oid = target OR c.oid IN (SELECT t.relid FROM pg_partition_tree(target) AS t))));
+        BEGIN
+            IF target <> mapped.oid OR NOT EXISTS (SELECT FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
+                                                   WHERE p.pubname = mapped.publication AND r.prrelid = target) THEN
+                PERFORM portalhook.mend_publication(target);
+            ELSE
+                PERFORM portalhook.mend_identity(target);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            RAISE LOG 'portalhook does not follow %.%: %', mapped.schema_name, mapped.table_name, sqlerrm;
+        END;
+    END LOOP;
+EXCEPTION WHEN OTHERS THEN
+    RAISE LOG 'portalhook does not follow a migration: %', sqlerrm;
+END $$;

@@ -81,3 +81,14 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     RAISE LOG 'portalhook does not follow a migration: %', sqlerrm;
 END $$;
+
+-- As V12 does it: what was replaced here has lost it.
+DO $$
+DECLARE
+    one regprocedure;
+BEGIN
+    FOR one IN SELECT p.oid FROM pg_proc AS p WHERE p.pronamespace = 'portalhook'::regnamespace LOOP
+        EXECUTE format('ALTER FUNCTION %s SET standard_conforming_strings = on', one);
+        EXECUTE format('ALTER FUNCTION %s SET quote_all_identifiers = off', one);
+    END LOOP;
+END $$;

@@ -527,3 +527,37 @@ fn types_that_were_followed_and_tables_that_are_gone_are_told_as_what_they_are()
     assert!(said.contains("fail  public.comments was dropped: its mirror stays as it was"), "{said}");
     assert!(said.contains("failures: 1"), "the publication cannot have it: {said}");
 }
+
+/// Whoever reads the mapping has weak locks on several tables: a migration that locks them in another order must not be the victim.
+#[test]
+fn a_migration_that_locks_tables_in_another_order_than_the_mapping_is_read_goes_first() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint(&receiver);
+    let _daemon = portal.run();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            portal.sql(
+                "SET deadlock_timeout = '600ms'; BEGIN; LOCK TABLE comments IN ACCESS EXCLUSIVE MODE;
+                 DO $$ BEGIN
+                     WHILE NOT EXISTS (SELECT FROM pg_locks AS w JOIN pg_locks AS h USING (pid)
+                                       WHERE w.relation = 'comments'::regclass AND NOT w.granted AND h.relation = 'posts'::regclass AND h.granted) LOOP
+                         PERFORM pg_sleep(0.01);
+                     END LOOP;
+                 END $$;
+                 LOCK TABLE posts IN ACCESS EXCLUSIVE MODE; COMMIT;",
+            )
+        });
+        portal.sql(
+            "DO $$ BEGIN
+                 WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'comments'::regclass AND mode = 'AccessExclusiveLock' AND granted) LOOP
+                     PERFORM pg_sleep(0.01);
+                 END LOOP;
+             END $$;
+             UPDATE portalhook.mapping SET query = query || ' WHERE id < 1000' WHERE entity = 'votes'",
+        );
+    });
+    portal.wait_for_outcome("SELECT count(*) > 0 AND bool_and(state = 'done') FROM portalhook.switches");
+    portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49), (2000, 99, 49)");
+    assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+}

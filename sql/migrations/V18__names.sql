@@ -82,6 +82,12 @@ EXCEPTION WHEN OTHERS THEN
     RAISE LOG 'portalhook does not follow a migration: %', sqlerrm;
 END $$;
 
+-- They read the mapping, which takes weak locks on all its tables: of two who wait for each other it is we who let go, before
+-- deadlock_timeout (1s) is over. The daemon tries again.
+ALTER FUNCTION portalhook.follow_mapping() SET lock_timeout = '300ms';
+ALTER FUNCTION portalhook.follow_tables() SET lock_timeout = '300ms';
+ALTER FUNCTION portalhook.forget_tables() SET lock_timeout = '300ms';
+
 -- As V12 does it: what was replaced here has lost it.
 DO $$
 DECLARE

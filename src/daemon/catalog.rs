@@ -23,7 +23,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(1);
 
 /// The look takes no lock; what it asks about sizes must not wait behind a migration.
-const SETTINGS: &str = "SET lock_timeout = '1s'";
+/// Shorter than PostgreSQL's deadlock_timeout: of two who wait for each other it is we who let go.
+const SETTINGS: &str = "SET lock_timeout = '300ms'";
 
 /// Never ends; a fault is told at debug level and tried again: the parts that work meet the same fault, and tell it.
 pub(super) async fn follow(server: &Server, figures: &Figures) {

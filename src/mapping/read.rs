@@ -86,6 +86,10 @@ struct Select {
     complete: bool,
 }
 
+/// Reading the mapping takes weak locks on all its tables, one after another. A migration that locks them in another order must not
+/// be the one that PostgreSQL ends: we let go before its `deadlock_timeout` (1s) is over.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '300ms'";
+
 /// What leaves nothing of the trial.
 struct Frame {
     begin: &'static str,
@@ -111,6 +115,9 @@ async fn tried(
         )));
     }
     client.batch_execute(frame.begin).await.context("begin")?;
+    if mirrors.by_daemon {
+        client.batch_execute(PATIENCE).await.context("begin")?;
+    }
     let result = match Reader::new(client, selects, mirrors).await {
         Ok(reader) => reader.read().await,
         Err(error) => Err(error),

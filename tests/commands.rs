@@ -216,7 +216,10 @@ fn check_finds_what_is_broken_and_its_fix_mends_it() {
 fn check_sees_what_migrations_of_the_application_broke() {
     let portal = Portal::sample();
     for (harm, finding) in [
-        ("ALTER TABLE users RENAME COLUMN email TO mail", "fail  public.users has no column email any more"),
+        (
+            "ALTER TABLE users RENAME COLUMN email TO mail",
+            "fail  column email of public.users, which the mapping reads, is called mail now  — fix: change the SELECT of users",
+        ),
         (
             "ALTER TABLE comments DROP CONSTRAINT comments_pkey",
             "fail  public.comments has no primary key, so PostgreSQL refuses",
@@ -235,7 +238,7 @@ fn check_sees_what_migrations_of_the_application_broke() {
         ),
         (
             "ALTER TABLE portalhook_mirror.\"public.users\" DROP COLUMN name",
-            "fail  the mirror portalhook_mirror.\"public.users\" has other columns than the plan",
+            "fail  the mirror portalhook_mirror.\"public.users\" lacks columns of the plan",
         ),
         ("SELECT pg_drop_replication_slot(slot) FROM portalhook.checkpoint", "is not there  — fix: portalhook run"),
     ] {

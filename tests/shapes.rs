@@ -405,3 +405,90 @@ fn a_post_that_is_not_live_is_embedded_also_where_where_joins() {
     assert_eq!(value(&played.events[3], "/post"), json!(null), "there is no such row");
     assert_eq!(played.failures, [""; 0]);
 }
+
+/// One table for everything, as key-value stores on PostgreSQL have it: what a row is, its key says.
+fn of_many_kinds(id: impl Fn(&str, &str) -> String) -> Played {
+    let schema = r#"
+        ALTER TABLE votes DROP CONSTRAINT votes_user_id_fkey, DROP CONSTRAINT votes_post_id_fkey;
+        CREATE TABLE things (key text PRIMARY KEY, data jsonb NOT NULL);
+        INSERT INTO things VALUES ('user:1', '{"user": 1, "name": "Ann"}'), ('user:2', '{"user": 2, "name": "Bob"}'), ('portal:1', '{"portal": 1, "name": "Main"}'),
+            ('topic:1', '{"topic": 1, "user": 1, "portal": 1, "title": "First"}'), ('topic:2', '{"topic": 2, "user": 2, "portal": 1, "title": "Second"}');"#;
+    let view = |kind: &str, columns: &str| {
+        format!(
+            "SELECT {}, {columns} FROM things t WHERE t.key ~ '^{kind}:' AND t.data ->> 'gone' IS NULL",
+            id(kind, kind)
+        )
+    };
+    let posts = view(
+        "topic",
+        "t.data ->> 'title' AS title, NULL AS description, 'open' AS status, (t.data ->> 'user')::int AS author, (t.data ->> 'portal')::int AS portal, NULL::timestamptz AS created_at",
+    );
+    let comments = view(
+        "reply",
+        "(t.data ->> 'topic')::int AS post, (t.data ->> 'user')::int AS author, t.data ->> 'text' AS comment, NULL::timestamptz AS created_at",
+    );
+    let users = view("user", "t.data ->> 'name' AS name, NULL AS email, 'user' AS role");
+    let portals = view("portal", "t.data ->> 'name' AS title");
+    played(
+        schema,
+        &[("posts", &posts), ("comments", &comments), ("users", &users), ("portals", &portals)],
+        r#"INSERT INTO things VALUES ('topic:3', '{"topic": 3, "user": 1, "portal": 1, "title": "Third"}');
+           INSERT INTO things VALUES ('reply:7', '{"reply": 7, "topic": 1, "user": 2, "portal": 1, "text": "Yes"}');
+           UPDATE things SET data = data || '{"name": "Bobby"}' WHERE key = 'user:2';
+           BEGIN;
+           INSERT INTO things VALUES ('reply:8', '{"reply": 8, "topic": 2, "user": 2, "portal": 1, "text": "No"}');
+           UPDATE things SET data = data || '{"title": "Second?"}' WHERE key = 'topic:2';
+           COMMIT;
+           INSERT INTO votes (id, post_id, user_id) VALUES (1, 2, 1);
+           UPDATE things SET data = data || '{"topic": 3}' WHERE key = 'reply:8';
+           UPDATE things SET data = data || '{"gone": 1}' WHERE key = 'reply:7';
+           DELETE FROM things WHERE key = 'topic:3';"#,
+    )
+}
+
+/// What everybody sees of it, however the ids are written.
+#[track_caller]
+fn shows_each_as_what_it_is(played: &Played) {
+    assert_eq!(
+        played.names(),
+        [
+            "post.created 3",
+            "comment.created 7",
+            "comment.created 8",
+            "post.updated 2",
+            "vote.created 1",
+            "comment.updated 8",
+            "comment.deleted 7",
+            "post.deleted 3"
+        ]
+    );
+    let titles = ["Third", "First", "Second?", "Second?", "Second?", "Third", "First", "Third"];
+    let shown =
+        played.values("/post/title").iter().map(|title| title.as_str().unwrap_or("-").to_owned()).collect::<Vec<_>>();
+    assert_eq!(shown, titles);
+    let names = ["Ann", "Ann", "Bobby", "Bobby", "Bobby", "Ann", "Ann", "Ann"];
+    let shown = played
+        .values("/post/author/name")
+        .iter()
+        .map(|name| name.as_str().unwrap_or("-").to_owned())
+        .collect::<Vec<_>>();
+    assert_eq!(shown, names);
+    assert_eq!(played.events[1].data("/comment/author/name"), "Bob");
+    assert_eq!(played.events[4].data("/vote/voter/name"), "Ann");
+    assert_eq!(played.events[6].data("/portal/title"), "Main");
+    assert_eq!(played.failures, [""; 0]);
+}
+
+#[test]
+fn rows_of_another_kind_in_the_same_table_are_no_failures_where_only_the_right_kind_has_an_id() {
+    let played =
+        of_many_kinds(|kind, field| format!("CASE WHEN t.key ~ '^{kind}:' THEN (t.data ->> '{field}')::int END AS id"));
+    shows_each_as_what_it_is(&played);
+}
+
+/// A reply names its topic, its author and its portal in fields of the names that those have their own ids in.
+#[test]
+fn rows_of_another_kind_that_have_the_id_of_a_live_row_are_never_shown_for_it() {
+    let played = of_many_kinds(|_, field| format!("(t.data ->> '{field}')::int AS id"));
+    shows_each_as_what_it_is(&played);
+}

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde_json::Value;
 
+use crate::support::cluster::Database;
 use crate::support::portal::{Portal, name_and_id};
-use crate::support::process::Process;
+use crate::support::process::{self, Process};
 use crate::support::receiver::{Received, Receiver};
 use crate::support::session::Holder;
 
@@ -511,4 +512,52 @@ fn tables_of_an_earlier_version_that_nothing_uses_any_more_are_removed() {
     // Whoever copies has tidied up before.
     daemon.wait_for_line("the test wants it: in force from here on");
     assert_eq!(portal.sql("SELECT to_regclass('portalhook_mirror.\"portalhook pieces\"')"), "");
+}
+
+/// The role's name of the README: its `"$user"` is our schema, where views have the commonest names of tables.
+#[test]
+fn names_without_a_schema_mean_the_applications_tables_also_where_the_role_is_called_portalhook() {
+    let portal = Portal::without_setup(Database::on_its_own_server(&[]), include_str!("../sql/demo/portal.sql"));
+    portal.configure(&portal.database.owner_url().replace("//admin@", "//portalhook@"));
+    portal.setup(include_str!("../sql/demo/views.sql"));
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*,vote.*}'");
+    let daemon = portal.run();
+    // As somebody who may change the mapping and is called otherwise; then as one who is called as the role is.
+    portal.sql(&map("votes", "SELECT id, post_id AS post, user_id AS voter, created_at, id * 2 AS double FROM votes"));
+    portal.sql(
+        "ALTER ROLE portalhook SUPERUSER; SET SESSION AUTHORIZATION portalhook;
+         UPDATE portalhook.mapping SET query = 'SELECT id, title, description, status, user_id AS author, portal_id AS portal, created_at, length(title) AS long FROM posts'
+         WHERE entity = 'posts';",
+    );
+    portal.sql(&vote(1));
+    portal.sql("UPDATE posts SET title = 'Seven..' WHERE id = 98");
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(events.iter().map(name_and_id).collect::<Vec<_>>(), ["vote.created 1", "post.updated 98"]);
+    assert_eq!((maybe(&events[0], "/vote/double"), maybe(&events[1], "/post/long")), (2.into(), 7.into()));
+    daemon.terminate();
+    // And where setup itself works as that role.
+    let views = portal.sql("SELECT string_agg(format('CREATE VIEW portalhook.%I AS %s;', entity, replace(query, 'public.', '')), E'\\n') FROM portalhook.mapping");
+    let config = portal.config().display().to_string();
+    let file = portal.config().with_file_name("unqualified.sql");
+    std::fs::write(&file, views).expect("write the views");
+    let output = process::output(&["--config", &config, "setup", "--views", &file.display().to_string()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(portal.sql("SELECT count(*) FROM portalhook.mapping WHERE query LIKE '%public.%'"), "0");
+}
+
+#[test]
+fn a_mirror_that_has_more_than_the_mapping_names_by_now_is_no_fault() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
+    let _daemon = portal.run();
+    portal.sql("UPDATE portalhook.mapping SET query = replace(query, 'description', 'NULL AS description') WHERE entity = 'posts'");
+    portal.sql(
+        "INSERT INTO posts (id, title, description, user_id, portal_id) VALUES (200, 'New', 'Nobody reads it', 48, 4)",
+    );
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!((events.len(), maybe(&events[0], "/post/description")), (1, Value::Null));
+    let said = String::from_utf8_lossy(&portal.command(&["check"]).stdout).into_owned();
+    assert!(said.contains("failures: 0") && said.contains("pass  the 5 mirrors have the mapped columns"), "{said}");
 }

@@ -177,7 +177,7 @@ impl Advance {
             before.into_iter().zip(after).map(|(before, after)| States { before, after }).collect();
 
         let mut surroundings = Surroundings::new(&self.selects, nets, &states);
-        surroundings.forget(&mut self.cache);
+        surroundings.forget(&self.selects, &mut self.cache);
         self.forget_joined(nets);
 
         let rivals = Rivals::find(sql, &self.selects, nets, &states, room, &mut failures).await?;

@@ -35,7 +35,7 @@ use self::operations::Operation;
 use self::switch::job::Recording;
 use self::switch::pause::Meanwhile;
 use self::switch::place::Piece;
-use self::switch::relation::Known;
+use self::switch::relation::{Known, Unhelped};
 use self::switch::turn::Adopted;
 use self::switch::{Ahead, Command};
 use crate::capture;
@@ -131,6 +131,8 @@ pub(crate) struct Advance {
     recording: Option<Recording>,
     /// The pause that was told last.
     paused: Option<String>,
+    /// Why that is so, where the mapping as it stands was tried.
+    unhelped: Option<Unhelped>,
     /// A pause is noted in `portalhook.switches`.
     is_paused: bool,
     /// The large value that is arriving is of a column that is not mirrored.
@@ -177,6 +179,7 @@ impl Advance {
             fits: Fits::default(),
             recording: None,
             paused: None,
+            unhelped: None,
             is_paused: false,
             passes: false,
             passed: None,

@@ -101,18 +101,41 @@ impl Surroundings {
     }
 
     /// Forgets in the cache what the batch wrote.
-    pub(crate) fn forget(&self, cache: &mut Cache) {
+    pub(crate) fn forget(&self, selects: &[Select], cache: &mut Cache) {
         for entity in &self.rewritten {
             cache.drop_all(*entity);
         }
-        for (entity, id) in self.by_id.keys() {
-            cache.drop_id(*entity, id);
+        for at in self.by_id.keys() {
+            let is_another = |entry: &Arc<Entry>| !self.rows(at).any(|row| row.entry.key == entry.key);
+            let (entity, id) = at;
+            if !(self.may_be_another(selects, at) && cache.get(*entity, id).as_ref().is_some_and(is_another)) {
+                cache.drop_id(*entity, id);
+            }
         }
+    }
+
+    /// The written rows with this id, as they were and are.
+    fn rows(&self, at: &(Entity, Box<str>)) -> impl Iterator<Item = &Row> {
+        let all = self.versions.get(&at.0).map(Vec::as_slice).unwrap_or_default();
+        let versions = self.by_id.get(at).into_iter().flatten().filter_map(|&index| all.get(index));
+        versions.flat_map(|version| [&version.before, &version.after]).flatten().filter(|row| row.entry.id == at.1)
+    }
+
+    /// Only rows that are not live have this id among those that the batch writes, and which others have it is not known: in a
+    /// table of many kinds of things the one that is meant may be of the right kind, and these of another.
+    fn may_be_another(&self, selects: &[Select], at: &(Entity, Box<str>)) -> bool {
+        let select = selects.iter().find(|select| select.entity() == at.0);
+        select.is_some_and(Select::has_unknown_rivals) && !self.rows(at).any(|row| row.live)
     }
 
     /// The row with this mapped id as the batch's transaction number `transaction` sees it.
     pub(crate) fn see(&self, entity: Entity, id: &str, transaction: usize) -> Option<Seen> {
         let at = (entity, Box::from(id));
+        // Of ids that are written, it is a live row that was looked for.
+        let found = self.found.get(&at).and_then(Option::as_ref).filter(|_| self.by_id.contains_key(&at));
+        if let Some(entry) = found {
+            return Some(Seen { entry: Arc::clone(entry), removed: false });
+        }
         let Some(versions) = self.by_id.get(&at) else {
             if let Some(entry) = self.found.get(&at)? {
                 return Some(Seen { entry: Arc::clone(entry), removed: false });
@@ -159,7 +182,8 @@ impl Surroundings {
             let mut rest = HashSet::new();
             for id in ids {
                 let at = (*entity, id.clone());
-                if self.by_id.contains_key(&at) || self.found.contains_key(&at) {
+                let is_written = self.by_id.contains_key(&at) && !self.may_be_another(selects, &at);
+                if is_written || self.found.contains_key(&at) {
                     continue;
                 }
                 match cache.get(*entity, id) {
@@ -173,6 +197,10 @@ impl Surroundings {
         }
         for variant in [Variant::Live, Variant::Any] {
             self.ask(sql, selects, cache, &mut missing, variant, room, failures).await?;
+            // Where there is no live one, the written rows are what there is.
+            for (entity, ids) in &mut missing {
+                ids.retain(|id| !self.by_id.contains_key(&(*entity, id.clone())));
+            }
         }
         for (entity, ids) in missing {
             self.found.extend(ids.into_iter().map(|id| ((entity, id), None)));

@@ -12,6 +12,9 @@ use crate::mapping::plan::Plan;
 use crate::mirror::catalog;
 use crate::session::Session;
 
+/// A pause is told whole: it says what to type.
+const PAUSE: usize = 100_000;
+
 const STATUS: &str = include_str!("../../sql/queries/status.sql");
 
 /// Show whether the daemon runs, how far behind it is, how each endpoint does, and what was sent or failed last
@@ -192,7 +195,7 @@ fn ledger(status: &Value) -> String {
 fn switch(one: &Value, now: i64) -> String {
     let since = ago(&one["requested_at"], now);
     if one["kind"] == "pause" {
-        return format!("THE STREAM IS PAUSED since {since}: {}", clean(&text(&one["problem"]), 1000));
+        return format!("THE STREAM IS PAUSED since {since}: {}", clean(one["problem"].as_str().unwrap_or("-"), PAUSE));
     }
     let problem = one["problem"].as_str().map(|problem| format!(": {}", clean(problem, 300)));
     format!("{}, {since}; {}{}", text(&one["why"]), text(&one["state"]), problem.unwrap_or_default())

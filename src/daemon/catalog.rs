@@ -2,9 +2,10 @@
 //! anew; says each difference once, has mended what stands in the application's way, and has copied afresh what changed
 //! without a word in the stream.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
 use super::met::{Follower as Server, Following};
@@ -22,7 +23,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(1);
 
 /// The look takes no lock; what it asks about sizes must not wait behind a migration.
-const SETTINGS: &str = "SET lock_timeout = '1s'";
+/// Shorter than PostgreSQL's deadlock_timeout: of two who wait for each other it is we who let go.
+const SETTINGS: &str = "SET lock_timeout = '300ms'";
 
 /// Never ends; a fault is told at debug level and tried again: the parts that work meet the same fault, and tell it.
 pub(super) async fn follow(server: &Server, figures: &Figures) {
@@ -60,7 +62,14 @@ struct Follower {
     plan: Option<(String, Plan)>,
     /// Lines that were written and still hold.
     told: HashSet<String>,
+    /// What the stream says by itself once it comes to it, and since when that is so.
+    ahead: HashMap<String, Instant>,
 }
+
+const UNLESS: &str =
+    "the stream pauses where it brings the next row of that table, unless the mapping is changed before";
+
+const IS_PAUSED: &str = "SELECT EXISTS (SELECT FROM portalhook.switches WHERE kind = 'pause' AND state <> 'done')";
 
 impl Follower {
     /// One look and what follows from it; whether somebody's lock was in the way.
@@ -75,11 +84,29 @@ impl Follower {
         };
         let publication = self.load(&session).await?;
         let Some((_, plan)) = &self.plan else { return Ok(false) };
-        let mut round = Round { session: &session, publication: &publication, told: Vec::new(), blocked: false };
+        let mut round = Round {
+            session: &session,
+            publication: &publication,
+            told: Vec::new(),
+            ahead: HashSet::new(),
+            blocked: false,
+        };
         for look in catalog::look(&session, plan, &publication).await? {
             round.table(&plan.tables[look.table], &look).await?;
         }
-        let Round { told, blocked, .. } = round;
+        let Round { mut told, ahead, blocked, .. } = round;
+        // A table that nobody writes is not described anew: what the mapping reads of it stays as it was, which nobody else says.
+        self.ahead.retain(|what, _| ahead.contains(what));
+        for what in ahead {
+            self.ahead.entry(what).or_insert_with(Instant::now);
+        }
+        let mut still =
+            self.ahead.iter().filter(|(_, since)| since.elapsed() >= EVERY).map(|(what, _)| what).peekable();
+        if still.peek().is_some()
+            && !session.query_one(IS_PAUSED, &[]).await.context("look for a pause")?.get::<_, bool>(0)
+        {
+            told.extend(still.map(|what| (true, format!("{what}: {UNLESS}"))));
+        }
         for (is_bad, line) in &told {
             if !self.told.contains(line) {
                 if *is_bad { tracing::warn!("{line}") } else { tracing::info!("{line}") }
@@ -135,6 +162,8 @@ struct Round<'a> {
     publication: &'a str,
     /// Lines, and whether somebody should look.
     told: Vec<(bool, String)>,
+    /// What the stream says where it comes to it.
+    ahead: HashSet<String>,
     blocked: bool,
 }
 
@@ -154,7 +183,11 @@ impl Round<'_> {
                 Follow::Operator => self.tell(table, difference, true, ""),
                 Follow::Remember => self.tell(table, difference, false, ""),
                 // Where it comes to it, and with what to type.
-                Follow::Stream => {}
+                Follow::Stream => {
+                    if !matches!(difference, Difference::ColumnType { .. }) {
+                        self.ahead.insert(difference.what(table));
+                    }
+                }
             }
         }
         let harmless = kept.iter().all(|difference| matches!(difference.follow(), Follow::Remember | Follow::Mend));

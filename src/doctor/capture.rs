@@ -12,9 +12,6 @@ use crate::mapping::plan::{Plan, Table};
 /// What to type where the slot was lost.
 const RUN: &str = "portalhook run: it makes the slot anew and closes the gap from the mirror";
 
-/// What to type where the mirror cannot be right.
-const AFRESH: &str = "portalhook setup --afresh --admin-url URL (changes until then give no events)";
-
 /// The slot, and how it stands.
 pub(super) async fn slot(client: &Client, config: &Config, database_oid: u32) -> Result<(Option<Slot>, Vec<Finding>)> {
     let name = config.capture.slot.clone().unwrap_or_else(|| format!("portalhook_{database_oid}"));
@@ -110,12 +107,16 @@ pub(super) async fn publication(client: &Client, name: &str, plan: &Plan) -> Res
             ));
         }
     }
-    let published = |table: &Table| members.iter().any(|row| row.get::<_, u32>(0) == table.oid);
-    for table in plan.tables.iter().filter(|table| !published(table)) {
+    // Of one that was dropped the look at the catalog says it.
+    let oids: Vec<u32> = plan.tables.iter().map(|table| table.oid).collect();
+    let there = client.query("SELECT oid FROM pg_class WHERE oid = ANY ($1)", &[&oids]).await;
+    let there = there.context("look for the mapped tables")?;
+    let is_in = |rows: &[tokio_postgres::Row], table: &Table| rows.iter().any(|row| row.get::<_, u32>(0) == table.oid);
+    for table in plan.tables.iter().filter(|table| is_in(&there, table) && !is_in(&members, table)) {
         findings.push(Finding::fail(
             format!("publication {name} lacks {}.{}: its changes are not seen", table.schema, table.name),
             format!(
-                "ALTER PUBLICATION {quoted} ADD TABLE {}.{}; then {AFRESH}",
+                "ALTER PUBLICATION {quoted} ADD TABLE {}.{}; portalhook run then finds what was missed, and tells it",
                 quote(&table.schema),
                 quote(&table.name)
             ),

@@ -119,7 +119,7 @@ async fn examine_tables(
 ) -> Result<()> {
     findings.extend(capture::publication(client, &config.capture.publication, plan).await?);
     for table in &plan.tables {
-        findings.extend(tables::examine(client, table, role).await?);
+        findings.extend(tables::examine(client, plan, table, role).await?);
     }
     findings.extend(tables::mirrors(client, plan).await?);
     findings.extend(catalog::examine(client, &config.capture.publication, plan).await?);

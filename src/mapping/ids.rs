@@ -245,6 +245,7 @@ mod tests {
             oid: 1,
             schema: "public".into(),
             name: "votes".into(),
+            said: "public.votes".into(),
             mirror: "public.votes".into(),
             columns: vec![column("post", "integer"), column("voter", "bigint"), column("name", "text")],
             key: key.to_vec(),

@@ -10,6 +10,13 @@ pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The name as it may be typed: in quotes only where it needs them. A word of SQL's own is not known here.
+pub(crate) fn shown(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let is_word = name.bytes().all(is_plain) && !name.starts_with(|one: char| one.is_ascii_digit()) && !name.is_empty();
+    if is_word { name.to_owned() } else { quote(name) }
+}
+
 /// The text as an SQL literal that means the same whatever `standard_conforming_strings` says.
 pub(crate) fn literal(text: &str) -> String {
     let quoted = text.replace('\'', "''");
@@ -17,9 +24,11 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 impl Table {
-    /// The table's name when it was first mirrored, as `public.posts`: a copy's own name has a number behind it.
+    /// The table's name in the mapping, as `public.posts`; in plans of earlier versions that of its mirror, where a copy's has a number
+    /// behind it.
     pub(crate) fn called(&self) -> &str {
         match self.mirror.rsplit_once(' ') {
+            _ if !self.said.is_empty() => &self.said,
             Some((name, number)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => name,
             _ => &self.mirror,
         }

@@ -59,6 +59,10 @@ pub(crate) struct Table {
     pub(crate) oid: u32,
     pub(crate) schema: String,
     pub(crate) name: String,
+    /// The table as the mapping says it, `public.posts`: it stays so where the table was renamed since. Empty in plans of earlier
+    /// versions.
+    #[serde(default)]
+    pub(crate) said: String,
     /// The mirror's name in schema `portalhook_mirror`, not quoted: `public.posts` (one name, with the dot in it).
     pub(crate) mirror: String,
     /// The mirrored columns in the source's order: those that the mapping reads, and the key's.

@@ -86,6 +86,10 @@ struct Select {
     complete: bool,
 }
 
+/// Reading the mapping takes weak locks on all its tables, one after another. A migration that locks them in another order must not
+/// be the one that PostgreSQL ends: we let go before its `deadlock_timeout` (1s) is over.
+const PATIENCE: &str = "SET LOCAL lock_timeout = '300ms'";
+
 /// What leaves nothing of the trial.
 struct Frame {
     begin: &'static str,
@@ -111,6 +115,9 @@ async fn tried(
         )));
     }
     client.batch_execute(frame.begin).await.context("begin")?;
+    if mirrors.by_daemon {
+        client.batch_execute(PATIENCE).await.context("begin")?;
+    }
     let result = match Reader::new(client, selects, mirrors).await {
         Ok(reader) => reader.read().await,
         Err(error) => Err(error),
@@ -300,16 +307,20 @@ impl<'a> Reader<'a> {
 /// A schema that the daemon's role owns; it holds the ledger's day partitions.
 const DAEMON_SCHEMA: &str = "portalhook_ledger";
 
-/// Our schema's name, and the search_path that the operator's own sessions have in this database: ours is pinned.
+/// Our schema's name, and the search_path that the operator's own sessions have in this database: ours is pinned. It means the
+/// same as that of `portalhook.mapping_search_path()`, which may not be there yet.
 const SEARCH_PATH: &str = "\
 SELECT 'portalhook check ' || pg_backend_pid(),
-       coalesce((SELECT substr(setting, length('search_path=') + 1)
+       CASE WHEN session_user IN ('portalhook', 'portalhook_mirror', 'portalhook_ledger')
+            THEN regexp_replace(regexp_replace(path, '(, *)?\"\\$user\"', '', 'g'), '^ *, *', '')
+            ELSE replace(path, '\"$user\"', quote_ident(session_user)) END
+  FROM coalesce((SELECT substr(setting, length('search_path=') + 1)
                    FROM pg_db_role_setting, unnest(setconfig) AS setting
                   WHERE setting LIKE 'search\\_path=%'
                     AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
                     AND setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user))
                   ORDER BY setrole = 0, setdatabase = 0 LIMIT 1),
-                (SELECT boot_val FROM pg_settings WHERE name = 'search_path'))";
+                (SELECT boot_val FROM pg_settings WHERE name = 'search_path')) AS path";
 
 /// PostgreSQL's refusal of a SELECT, with the line if it says where.
 fn refusal(error: tokio_postgres::Error, query: &str, before: usize) -> Error {

@@ -228,6 +228,7 @@ fn table(facts: &Facts, relation: &Relation, whole: bool) -> Result<Table> {
         oid: relation.oid,
         schema: relation.schema.clone(),
         name: relation.name.clone(),
+        said: relation.title(),
         mirror: relation.title(),
         columns,
         key,

@@ -304,7 +304,7 @@ impl Request<'_> {
         match select.entry_of(&fields) {
             Ok(entry) => Ok(Some(Entry { is_cut, ..entry })),
             Err(failure) => {
-                failures.push(failure);
+                failures.extend(Some(failure).filter(|_| self.variant == Variant::Live));
                 Ok(None)
             }
         }
@@ -323,6 +323,8 @@ impl Request<'_> {
                         entries.push(entry);
                     }
                 }
+                // What is not live need not be a row of this entity at all: nobody can name it by an id that it has not.
+                Err(_) if self.variant == Variant::Any => {}
                 Err(failure) => failures.push(failure),
             }
         }

@@ -115,6 +115,11 @@ impl Select {
         self.key_columns > 0 && self.shape.id.is_some() && !self.plan.id_is_unique && self.ids != IdLookup::Computed
     }
 
+    /// Two rows may have the same id, and only reading all of them would find the other one.
+    pub(crate) fn has_unknown_rivals(&self) -> bool {
+        self.key_columns > 0 && self.shape.id.is_some() && !self.plan.id_is_unique && self.ids == IdLookup::Computed
+    }
+
     /// The base table has no key: its rows are found by id, or given as they are.
     pub(crate) fn is_keyless(&self) -> bool {
         self.plan.base.is_some() && self.key_columns == 0

@@ -104,6 +104,7 @@ mod tests {
             oid: 1,
             schema: "public".into(),
             name: "users".into(),
+            said: "public.users".into(),
             mirror: "public.users".into(),
             columns: Vec::new(),
             key: key.to_vec(),

@@ -13,13 +13,13 @@ use tokio_postgres::Client;
 use super::job::Job;
 use super::place::needs_copies;
 use super::snapshot::Snapshot;
-use super::{Adoption, Command, load_plan, pause};
+use super::{Adoption, Command, OUTRUN, load_plan, pause};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::mapping::layout::quote;
 use crate::mapping::mirrors::Mirrors;
-use crate::mapping::plan::Plan;
+use crate::mapping::plan::{Plan, Table};
 use crate::mapping::read;
 use crate::mapping::stored::{self, Source};
 use crate::mirror::courtesy::giving_way;
@@ -118,7 +118,10 @@ impl Copier<'_> {
         self.tell_heart(Command::Forget).await?;
         let problem = format!("{error:?}");
         mark(session, requests, "waiting", Some(&problem), None).await?;
-        if self.told.as_ref() != Some(&problem) {
+        // Of a mapping that cannot be run the pause says what there is to say; what the heart was faster with comes by itself.
+        let is_paused = pause::is_paused(session).await?;
+        let is_told = problem == OUTRUN || error.kind() == Kind::Usage && is_paused;
+        if !is_told && self.told.as_ref() != Some(&problem) {
             tracing::warn!("{}: not in force yet: {problem}; tried again and again, next in {pause:?}", whys(requests));
             self.told = Some(problem);
         }
@@ -375,6 +378,7 @@ async fn tidy(session: &mut Session) -> Result<()> {
         "SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'portalhook_mirror'::regnamespace
         AND proname LIKE 'id\\_of\\_%' AND proname <> ALL ($1)";
     let (plan, ..) = load_plan(session).await?;
+    follow_names(session, &plan).await?;
     if let Err(error) = Show::renew(session, &plan).await {
         // Where the mapping cannot be run, the pause says so: that one may be there, or come with the next event.
         let is_of_the_mapping = pause::is_of_the_mapping(&error);
@@ -399,6 +403,23 @@ async fn tidy(session: &mut Session) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A mapping that took effect where it stood may say a table under the name that it has by now, by which it is known to whoever
+/// looks for what became of it.
+async fn follow_names(session: &Session, plan: &Plan) -> Result<()> {
+    const FOLLOW: &str = "SELECT portalhook.follow_mapping() WHERE EXISTS (
+        SELECT FROM unnest($1::text[]) AS said
+        WHERE said NOT IN (SELECT m.schema_name || '.' || m.table_name FROM portalhook.mapped_tables AS m))";
+    let said: Vec<&str> = plan.tables.iter().map(Table::called).collect();
+    match session.query(FOLLOW, &[&said]).await {
+        Err(error) if session.is_closed() => Err(error).context("follow the mapping to its tables"),
+        Err(error) => {
+            tracing::debug!(%error, "follow the mapping to its tables");
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+    }
 }
 
 /// What a plan names in the mirror's schema.

@@ -143,7 +143,7 @@ impl Recording {
     /// The copy is of no use: the copier makes another.
     pub(super) fn give_up(self, why: &str) {
         // A copier that is gone starts anew anyway.
-        drop(self.job.done.send(Err(Error::failed(why))));
+        drop(self.job.done.send(Err(Error::new(Kind::Again, why))));
     }
 
     fn sees(&self, xid: u64) -> bool {

@@ -29,6 +29,9 @@ use crate::error::{Context as _, Error, Kind, Result};
 use crate::mapping::plan::Plan;
 use crate::mirror::prepared::Prepared;
 
+/// A copy was for the plan before: it is made again, and nobody needs to know.
+const OUTRUN: &str = "the mapping changed meanwhile";
+
 /// What the copier asks of the heart, between two groups.
 pub(crate) enum Command {
     /// Keep from now on what the copy will not see.

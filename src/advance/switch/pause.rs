@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::Command;
 use super::place::{Piece, needs_copies};
@@ -123,32 +124,43 @@ impl Advance {
         if !is_of_the_mapping(&error) {
             return Err(error);
         }
-        self.pause_after(sql, session, &error).await?;
+        let why = self.pause_after(sql, session, &error).await?;
         // The probe may not meet what the group met: the longer it lasts, the less often it is tried.
         let age: f64 = session.query_opt(AGE, &[]).await.context("look for a pause")?.map_or(0.0, |row| row.get(0));
-        let mut wait = LOOK.max(Duration::from_secs_f64((age / 2.0).clamp(0.0, 60.0)));
+        let since = Instant::now();
+        let age = Duration::from_secs_f64(age.max(0.0));
+        let mut next = since + patience(age);
         loop {
             // What the copier asks for waits: of what the group left in memory nothing may be used.
             tokio::select! {
                 biased;
                 () = told(meanwhile.shutdown) => return Ok(()),
-                () = tokio::time::sleep(wait) => wait = LOOK,
+                () = tokio::time::sleep(LOOK) => {}
             }
             meanwhile.durable.look(sql, meanwhile.confirmed).await?;
-            if matches!(self.newest(session).await?, Newest::Plan(..)) || self.can_be_run(session).await? {
+            let newest = self.newest(session).await?;
+            let is_time = Instant::now() >= next;
+            if matches!(newest, Newest::Plan(..)) || is_time && self.can_be_run(session).await? {
                 return Err(Error::new(Kind::Again, "the mapping can be run again"));
+            }
+            if is_time {
+                next = Instant::now() + patience(age + since.elapsed());
+            }
+            if let Newest::Broken(problem) = newest {
+                self.pause(session, &format!("{why} As it stands it is of no help: {problem}")).await?;
             }
         }
     }
 
     /// Leaves a group that failed because the mapping cannot be run, and says so.
-    async fn pause_after(&mut self, sql: &Prepared<'_>, session: &Session, error: &Error) -> Result<()> {
+    async fn pause_after(&mut self, sql: &Prepared<'_>, session: &Session, error: &Error) -> Result<String> {
         sql.run("leave a group", "ROLLBACK").await?;
         let why = format!(
             "the mapping cannot be run any more: {error:?}. The stream is paused before that, deliveries go on. Change the mapping: \
              UPDATE portalhook.mapping SET query = 'SELECT …' WHERE entity = '…';"
         );
-        self.pause(session, &why).await
+        self.pause(session, &why).await?;
+        Ok(why)
     }
 
     /// A gap could not be closed: notes a pause where the mapping is to blame.
@@ -229,17 +241,20 @@ impl Advance {
         session.execute(ASK, &[]).await.context("ask for copies").map(drop)
     }
 
+    /// Whether these are the SELECTs of the plan.
+    pub(super) fn runs(&self, sources: &[stored::Source]) -> bool {
+        let is_its = |source: &stored::Source| {
+            self.plan.entity(source.entity).is_some_and(|entity| entity.query == source.query)
+        };
+        self.plan.entities.len() == sources.len() && sources.iter().all(is_its)
+    }
+
     async fn newest(&self, session: &Session) -> Result<Newest> {
         if let Err(error) = session.execute("SELECT portalhook.follow_mapping()", &[]).await {
             tracing::debug!(%error, "follow the mapping while paused");
         }
         let newest = stored::read(session).await?;
-        let is_same = self.plan.entities.len() == newest.sources.len()
-            && newest
-                .sources
-                .iter()
-                .all(|source| self.plan.entity(source.entity).is_some_and(|entity| entity.query == source.query));
-        if is_same {
+        if self.runs(&newest.sources) {
             return Ok(Newest::Same);
         }
         let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };
@@ -276,6 +291,11 @@ impl Advance {
     }
 }
 
+/// How long to wait after a try, where it has been so for this long.
+pub(super) fn patience(age: Duration) -> Duration {
+    (age / 2).clamp(LOOK, Duration::from_secs(60))
+}
+
 /// Whether no other session and no other row would help: SQLSTATE class 42.
 pub(super) fn is_of_the_mapping(error: &Error) -> bool {
     error.sqlstate().is_some_and(|state| state.code().starts_with("42"))
@@ -301,4 +321,16 @@ enum Newest {
 pub(super) fn needs_tables(before: &Plan, plan: &Plan) -> Vec<usize> {
     let is_new = |&place: &usize| before.tables.iter().all(|old| old.oid != plan.tables[place].oid);
     needs_copies(before, plan).into_iter().filter(is_new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_help_is_tried_less_and_less_often() {
+        for (age, wait) in [(0, 500), (800, 500), (4_000, 2_000), (60_000, 30_000), (86_400_000, 60_000)] {
+            assert_eq!(patience(Duration::from_millis(age)), Duration::from_millis(wait), "{age}");
+        }
+    }
 }

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use super::pause::is_copied_first;
+use tokio::time::Instant;
+
+use super::pause::{is_copied_first, patience};
 use super::place::needs_copies;
 use super::rebuild::{Rebuild, Unfit};
 use super::turn::{InPlace, Turn};
@@ -16,6 +18,36 @@ use crate::mapping::plan::{Column, Plan, Table};
 use crate::mapping::stored::{self, Source};
 use crate::mapping::{mirrors, read};
 use crate::session::Session;
+
+/// A mapping that was tried where columns are missing, and was of no help. The server's log has a line for each such try: the longer
+/// nobody changes the mapping, the less often it is tried.
+pub(in crate::advance) struct Unhelped {
+    table: u32,
+    missing: Vec<String>,
+    sources: Vec<Source>,
+    why: String,
+    since: Instant,
+    next: Instant,
+}
+
+impl Unhelped {
+    /// Why the stream still waits, unless it is time to try again.
+    fn still(&self, table: u32, missing: &[String], sources: &[Source]) -> Option<&str> {
+        (self.is_of(table, missing, sources) && Instant::now() < self.next).then_some(&self.why)
+    }
+
+    fn is_of(&self, table: u32, missing: &[String], sources: &[Source]) -> bool {
+        self.table == table && self.missing == missing && self.sources == sources
+    }
+
+    /// After a try; `before`: the last one.
+    fn again(before: Option<Self>, table: u32, missing: &[String], sources: Vec<Source>, why: &str) -> Self {
+        let now = Instant::now();
+        let since = before.filter(|one| one.is_of(table, missing, &sources)).map_or(now, |one| one.since);
+        let next = now + patience(now - since);
+        Self { table, missing: missing.to_vec(), sources, why: why.to_owned(), since, next }
+    }
+}
 
 /// What a description means for the plan.
 pub(in crate::advance) enum Fit {
@@ -208,15 +240,18 @@ impl Advance {
         described: &[Described],
         missing: &[String],
     ) -> Result<Fit> {
-        // What it names newly may have to be made readable first; where that fails, reading fails too, and says why.
-        if let Err(error) = session.execute("SELECT portalhook.follow_mapping()", &[]).await {
-            tracing::debug!(%error, "follow the mapping while paused");
-        }
         let newest = stored::read(session).await?;
+        if let Some(why) = self.unhelped.as_ref().and_then(|one| one.still(table.oid, missing, &newest.sources)) {
+            return Ok(Fit::Pause(why.to_owned()));
+        }
+        // What it names newly may have to be made readable first.
+        let followed = session.execute("SELECT portalhook.follow_mapping()", &[]).await;
+        let followed = followed.context("follow the mapping to its tables");
         let mirrors = Mirrors { before: Some(&self.plan), afresh: &[], by_daemon: true };
         let problem = match read::read_over(session, &newest.sources, &mirrors).await {
             Err(error) if session.is_closed() => return Err(error),
-            Err(error) => format!("{error:?}"),
+            // Where it could not be made readable, that is why.
+            Err(error) => format!("{:?}", followed.err().unwrap_or(error)),
             // Also where the description is older than what the mapping names: its rows are earlier ones then.
             Ok(plan) => match self.rebuilds(session, &plan, &[]).await? {
                 Ok(rebuilds) => {
@@ -244,8 +279,11 @@ impl Advance {
             },
         };
         tracing::debug!("the newest mapping does not help: {problem}");
-        let advice =
-            super::advice::advise(session, &self.plan, table, missing, described.iter().map(|one| &*one.name)).await?;
+        let columns = described.iter().map(|one| &*one.name);
+        let unfit = (!self.runs(&newest.sources)).then_some(problem.as_str());
+        let advice = super::advice::advise(session, &self.plan, table, missing, columns, unfit).await?;
+        let tried = Unhelped::again(self.unhelped.take(), table.oid, missing, newest.sources, &advice);
+        self.unhelped = Some(tried);
         Ok(Fit::Pause(advice))
     }
 

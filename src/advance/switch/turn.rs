@@ -6,9 +6,9 @@ use super::ahead::{Ahead, Copied};
 use super::job::{self, Job, Recording};
 use super::place::Piece;
 use super::rebuild::Rebuild;
-use super::{Adoption, Command, pause, store_plan};
+use super::{Adoption, Command, OUTRUN, pause, store_plan};
 use crate::advance::Advance;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::lsn::Lsn;
 use crate::mapping::plan::Plan;
@@ -170,7 +170,7 @@ impl Advance {
             self.adopt(adopted)?;
             // Its copy was made for the plan before.
             if let Some(recording) = self.recording.take() {
-                recording.give_up("the plan changed meanwhile");
+                recording.give_up(OUTRUN);
             }
             failpoint::hit("switched");
         }
@@ -227,7 +227,7 @@ impl Advance {
         session: &Session,
         command: Command,
     ) -> Result<()> {
-        let changed = || Err(Error::failed("the mapping changed meanwhile"));
+        let changed = || Err(Error::new(Kind::Again, OUTRUN));
         match command {
             Command::Forget => self.recording = None,
             Command::Record(job, answer) => {

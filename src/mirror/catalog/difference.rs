@@ -1,8 +1,8 @@
 //! What happened to a mirrored table, as far as its catalog says, and what follows from it. Pure.
 
-use super::{Described, Look, Member};
-use crate::mapping::layout::quote;
-use crate::mapping::plan::Table;
+use super::{Attribute, Described, Look, Member};
+use crate::mapping::layout::{quote, shown};
+use crate::mapping::plan::{Column, Table};
 
 /// One thing that differs from what was remembered, or that stands in the application's way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,8 +171,8 @@ impl Difference {
             ),
             Self::ColumnRenamed { from, to } => Some(format!(
                 "UPDATE portalhook.mapping SET query = '…' WHERE entity = '…' with {} for {}",
-                quote(to),
-                quote(from)
+                shown(to),
+                shown(from)
             )),
             Self::ColumnGone { .. } => {
                 Some("UPDATE portalhook.mapping SET query = '…' WHERE entity = '…' without it".to_owned())
@@ -195,7 +195,7 @@ pub(crate) fn differences(table: &Table, look: &Look) -> Vec<Difference> {
         look.before.as_ref().filter(|before| before.oid == look.now.oid).and_then(|before| before.table.as_ref());
     let mut found = Vec::new();
     if !now.named {
-        found.push(Difference::Renamed { to: format!("{}.{}", quote(&now.schema), quote(&now.name)) });
+        found.push(Difference::Renamed { to: format!("{}.{}", shown(&now.schema), shown(&now.name)) });
     }
     standing(table, now, &mut found);
     if let Some(before) = before {
@@ -215,7 +215,7 @@ fn standing(table: &Table, now: &Described, found: &mut Vec<Difference>) {
     if now.published.is_none() {
         found.push(Difference::Unpublished);
     }
-    let key: Vec<&str> = table.key.iter().map(|&place| table.columns[place].name.as_str()).collect();
+    let key: Vec<&str> = table.key.iter().map(|&place| name_now(&table.columns[place], now)).collect();
     for member in &now.members {
         if member.refuses {
             found.push(Difference::Refuses { member: member.name.clone(), generated: member.generated.clone() });
@@ -232,6 +232,12 @@ fn standing(table: &Table, now: &Described, found: &mut Vec<Difference>) {
     {
         found.push(Difference::Key { now: root.key.clone() });
     }
+}
+
+/// A column of the mirror under the name that it has in the table, which makes no other column of it.
+fn name_now<'a>(column: &'a Column, now: &'a Described) -> &'a str {
+    let is_it = |one: &&Attribute| column.number != 0 && one.number == column.number;
+    now.columns.iter().find(is_it).map_or(&column.name, |one| &one.name)
 }
 
 fn files(before: &Described, now: &Described, found: &mut Vec<Difference>) {
@@ -279,9 +285,10 @@ fn columns(table: &Table, before: &Described, now: &Described, found: &mut Vec<D
             Some(one) if one.name != old.name => {
                 found.push(Difference::ColumnRenamed { from: old.name.clone(), to: one.name.clone() });
             }
-            Some(one) if one.type_name != old.type_name => found.push(Difference::ColumnType {
+            // Until the plan has followed it.
+            Some(one) if one.type_name != column.source_type => found.push(Difference::ColumnType {
                 column: column.name.clone(),
-                from: old.type_name.clone(),
+                from: column.source_type.clone(),
                 to: one.type_name.clone(),
             }),
             Some(_) => {}

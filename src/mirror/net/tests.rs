@@ -18,6 +18,7 @@ fn plan(key: &[usize]) -> Plan {
             oid: 7,
             schema: "public".into(),
             name: "posts".into(),
+            said: "public.posts".into(),
             mirror: "public.posts".into(),
             columns: vec![column("id", 20), column("body", 25)],
             key: key.to_vec(),

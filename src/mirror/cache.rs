@@ -86,16 +86,16 @@ mod tests {
 
     #[test]
     fn what_is_used_stays_and_the_budget_holds() {
-        let mut cache = Cache::new(10_000);
-        for number in 0..1_000 {
+        let mut cache = Cache::new(512_000);
+        for number in 0..5_000 {
             cache.put(Entity::Users, entry(&number.to_string(), 500));
             assert!(cache.get(Entity::Users, "0").is_some(), "used all the time, gone at {number}");
         }
         assert!(cache.get(Entity::Users, "500").is_none());
         let held: usize = cache.young.values().chain(cache.old.values()).map(|entry| entry.size()).sum();
-        assert!(held <= 10_000, "{held}");
-        cache.put(Entity::Posts, entry("huge", 20_000));
-        assert!(cache.get(Entity::Posts, "huge").is_none());
+        assert!(held <= 512_000, "{held}");
+        cache.put(Entity::Posts, entry("large", 1_000));
+        assert!(cache.get(Entity::Posts, "large").is_none());
     }
 
     #[test]

@@ -7,10 +7,10 @@ use super::*;
 
 /// Posts, known by their id.
 fn posts() -> Table {
-    let column = |name: &str, number: i16, of: &str| json!({"name": name, "number": number, "type_oid": 0, "source_type": of, "mirror_type": of, "generated": null});
+    let column = |name: &str, number: i16, of: &str, mirrored: &str| json!({"name": name, "number": number, "type_oid": 0, "source_type": of, "mirror_type": mirrored, "generated": null});
     let table = json!({
         "oid": 7, "schema": "public", "name": "posts", "mirror": "public.posts", "key": [0],
-        "columns": [column("id", 1, "integer"), column("title", 2, "text"), column("status", 3, "text")],
+        "columns": [column("id", 1, "integer", "integer"), column("title", 2, "text", "text"), column("status", 3, "state", "text")],
     });
     serde_json::from_value(table).expect("a table")
 }
@@ -67,7 +67,7 @@ fn a_table_is_gone_replaced_or_renamed() {
         assert_eq!(found(&[("/table", table), ("/namesake", json!(8))]), [Difference::Replaced { by: 8 }]);
     }
     let renamed = found(&[("/table/named", json!(false)), ("/table/name", json!("ideas"))]);
-    assert_eq!(renamed, [Difference::Renamed { to: "\"public\".\"ideas\"".into() }]);
+    assert_eq!(renamed, [Difference::Renamed { to: "public.ideas".into() }]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod every;
 
 use crate::support::cluster::Database;
 use crate::support::mirror;
-use crate::support::portal::Portal;
+use crate::support::portal::{Portal, name_and_id};
 use crate::support::process;
 use crate::support::receiver::Receiver;
 use crate::support::session::Holder;
@@ -629,4 +629,22 @@ fn a_migration_that_locks_tables_in_another_order_than_the_mapping_is_read_goes_
     portal.wait_for_outcome("SELECT count(*) > 0 AND bool_and(state = 'done') FROM portalhook.switches");
     portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (1, 99, 49), (2000, 99, 49)");
     assert_eq!(portal.event_names(&receiver, endpoint), ["vote.created 1"]);
+}
+
+/// Who comes late meets rows of both kinds: what an update leaves alone has not changed.
+#[test]
+fn a_text_that_a_migration_makes_json_of_is_converted_and_tells_no_change() {
+    let portal = Portal::sample();
+    let receiver = Receiver::start();
+    let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*}'");
+    portal.run().terminate();
+    portal.sql(
+        "ALTER TABLE posts ALTER description TYPE jsonb USING to_jsonb(description);
+         UPDATE posts SET views = views + 1;
+         UPDATE posts SET title = 'After' WHERE id = 99;",
+    );
+    let _daemon = portal.run();
+    let events = portal.events(&receiver, endpoint);
+    assert_eq!(events.iter().map(name_and_id).collect::<Vec<_>>(), ["post.updated 99"]);
+    assert_eq!(events[0].data("/post/description"), "Wow. This is the best idea I have ever seen!");
 }

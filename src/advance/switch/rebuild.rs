@@ -184,6 +184,8 @@ fn converted(column: &Column, source: &Column, lenient: bool) -> String {
     let text = format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END");
     match column.mirror_type.as_str() {
         "text" => text,
+        // Where texts are no JSON already, they become JSON strings, as a migration will have made them.
+        to @ ("json" | "jsonb") if lenient => format!("to_json({text})::{to}"),
         to if lenient => format!("portalhook.castable({text}, {})::{to}", literal(to)),
         to => format!("({text})::{to}"),
     }

@@ -18,7 +18,11 @@ const EVERY: Duration = Duration::from_secs(5);
 /// The catalog alone: nobody's lock on our tables is in the way. A slot that is gone keeps nothing.
 const SLOT: &str = "
     SELECT pg_current_wal_lsn()::text, coalesce(s.confirmed_flush_lsn, pg_current_wal_lsn())::text,
-           coalesce(s.restart_lsn, pg_current_wal_lsn())::text
+           coalesce(s.restart_lsn, pg_current_wal_lsn())::text,
+           -- Within a large transaction nothing is confirmed for minutes. Who waits for a lock does not work.
+           EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a
+                   WHERE a.application_name = 'portalhook advance' AND a.datname = current_database() AND a.usename = current_user
+                     AND a.state IN ('active', 'idle in transaction') AND a.wait_event_type IS DISTINCT FROM 'Lock')
     FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_replication_slots AS s ON s.slot_name = $1::text::name";
 
 /// Pending is what was routed past the endpoints' cursors, and the retries before them.
@@ -67,8 +71,8 @@ async fn look(
             session.insert(new)
         }
     };
-    let seen = slot(session).await?;
-    match guard.judge(&seen, figures.positions.received(), Instant::now()) {
+    let (seen, is_working) = slot(session).await?;
+    match guard.judge(&seen, figures.positions.received(), is_working, Instant::now()) {
         Judgement::Well => {}
         Judgement::Warn(warning) => tracing::warn!("{warning}"),
         // A full channel: it is being given up.
@@ -77,10 +81,12 @@ async fn look(
     ledger(session, figures, seen).await
 }
 
-async fn slot(session: &Following) -> Result<Seen> {
+/// What the slot keeps, and whether what it has sent is being worked on at this moment.
+async fn slot(session: &Following) -> Result<(Seen, bool)> {
     let row = session.query_one(SLOT, &[&session.slot]).await.context("look at the slot")?;
     let lsn = |index| lsn(&row, index);
-    Ok(Seen { end: lsn(0)?, confirmed: lsn(1)?, restart: lsn(2)?, pending: 0, disabled: 0 })
+    let seen = Seen { end: lsn(0)?, confirmed: lsn(1)?, restart: lsn(2)?, pending: 0, disabled: 0 };
+    Ok((seen, row.try_get(3).context("look at the slot")?))
 }
 
 async fn ledger(session: &Session, figures: &Figures, seen: Seen) -> Result<Seen> {

@@ -147,6 +147,9 @@ fn daemon(status: &Value, now: i64) -> String {
 fn stream(status: &Value) -> String {
     let slot = &status["slot"];
     let Some(behind) = slot["lag_bytes"].as_i64() else { return "unknown: the slot is not there".to_owned() };
+    if list(&status["switches"]).iter().any(|one| one["kind"] == "pause") {
+        return format!("PAUSED, {} behind: see below", bytes(behind));
+    }
     let running = status["daemon"]["streaming"] == true;
     let late = slot["lag_seconds"].as_f64().filter(|late| *late >= 1.0);
     match late {

@@ -42,18 +42,14 @@ pub(super) struct Happened {
 }
 
 impl Happened {
-    /// Drops the events of a transaction that called `portalhook.mute()`, wherever in it that was; what is counted stays. Says
-    /// of which transaction they are, how many, and why.
-    fn mute<'o>(
-        &mut self,
-        net: &'o Net,
-        operations: &'o HashMap<i64, Operation>,
-    ) -> Option<(&'o Net, usize, Option<&'o str>)> {
+    /// Drops the events of a transaction that called `portalhook.mute()`, wherever in it that was; what is counted stays. Says how
+    /// many they are, and why.
+    fn mute<'o>(&mut self, net: &Net, operations: &'o HashMap<i64, Operation>) -> Option<(usize, Option<&'o str>)> {
         let reason = net.operations.iter().find_map(|at| match operations.get(&at.number) {
             Some(Operation::Mute { reason }) => Some(reason.as_deref()),
             _ => None,
         })?;
-        Some((net, std::mem::take(&mut self.events).len(), reason))
+        Some((std::mem::take(&mut self.events).len(), reason))
     }
 }
 
@@ -111,7 +107,7 @@ impl Advance {
         while let Some(mut nets) = open.pop() {
             let writes: usize = nets.iter().map(|net| net.writes.len()).sum();
             if nets.len() == 1 || self.fits.of(writes) == writes {
-                let done = self.batch_in(sql, &mut nets, &Room::batch(writes), operations, group).await;
+                let done = self.try_batch(sql, &mut nets, &Room::batch(writes), operations, group).await;
                 if self.fits.tried(writes, done)?.is_some() {
                     group.batches += 1;
                     continue;
@@ -129,8 +125,8 @@ impl Advance {
         Ok(())
     }
 
-    /// One batch, whose rows have so much room; where they need more, all is as before it.
-    async fn batch_in(
+    /// Takes the transactions as one batch, if there is room for its rows; else all is as it was.
+    async fn try_batch(
         &mut self,
         sql: &Prepared<'_>,
         nets: &mut [Net],
@@ -139,11 +135,11 @@ impl Advance {
         group: &mut Group,
     ) -> Result<()> {
         if !room.is_bounded() {
-            return self.batch_within(sql, nets, room, operations, group).await;
+            return self.one_batch(sql, nets, room, operations, group).await;
         }
         let failures = group.failures.len();
         sql.post_plain("begin a batch", "SAVEPOINT batch").await?;
-        let done = self.batch_within(sql, nets, room, operations, group).await;
+        let done = self.one_batch(sql, nets, room, operations, group).await;
         match &done {
             Ok(()) => {}
             Err(error) if is_too_much(error) => {
@@ -157,7 +153,8 @@ impl Advance {
         done
     }
 
-    async fn batch_within(
+    /// Evaluates, applies, evaluates, compares, and tells. Nothing is told before all that is read has found room.
+    async fn one_batch(
         &mut self,
         sql: &Prepared<'_>,
         nets: &mut [Net],
@@ -184,11 +181,12 @@ impl Advance {
         let mut happened: Vec<Happened> =
             nets.iter().enumerate().map(|(number, net)| self.compare(number, net, &states, &rivals, group)).collect();
         surroundings.add_others(rivals.into_others());
-        let muted: Vec<_> =
-            nets.iter().zip(&mut happened).filter_map(|(net, happened)| happened.mute(net, operations)).collect();
+        let muted: Vec<_> = nets.iter().zip(&mut happened).map(|(net, one)| one.mute(net, operations)).collect();
         self.surround(sql, &happened, &mut surroundings, room, &mut failures).await?;
-        for (net, events, reason) in muted {
-            say_muted(net, events, reason);
+        for (net, muted) in nets.iter().zip(muted) {
+            if let Some((events, reason)) = muted {
+                say_muted(net, events, reason);
+            }
         }
         let lsn = nets.last().map(|net| net.commit_lsn).unwrap_or_default();
         group.failures.extend(failures.into_iter().map(|failure| (lsn, failure)));

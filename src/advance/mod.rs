@@ -13,12 +13,14 @@ mod group;
 mod gulp;
 mod labels;
 mod operations;
+mod part;
 mod rivals;
 mod server;
 mod staged;
 mod states;
 mod surroundings;
 pub(crate) mod switch;
+mod values;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -32,15 +34,17 @@ pub(crate) use self::gap::Gap;
 use self::group::Group;
 use self::gulp::{gulp, next};
 use self::operations::Operation;
+use self::part::parts;
 use self::switch::job::Recording;
 use self::switch::pause::Meanwhile;
 use self::switch::place::Piece;
 use self::switch::relation::{Known, Unhelped};
 use self::switch::turn::Adopted;
 use self::switch::{Ahead, Command};
+use self::values::Values;
 use crate::capture;
 use crate::change::{Arrival, Change, Relation, Transaction};
-use crate::error::{Context as _, Error, Kind, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::event::body::Shapes;
 use crate::failpoint;
 use crate::ledger::checkpoint::{self, Checkpoint};
@@ -53,11 +57,9 @@ use crate::mapping::plan::{Entity, Plan};
 use crate::mirror::apply::MirrorSql;
 use crate::mirror::cache::Cache;
 use crate::mirror::counters::CounterRows;
-use crate::mirror::filter::filter;
-use crate::mirror::held;
-use crate::mirror::net::{Net, Netting};
+use crate::mirror::net::Netting;
 use crate::mirror::prepared::Prepared;
-use crate::mirror::room::{Fits, Room, is_too_much};
+use crate::mirror::room::Fits;
 use crate::mirror::select::Select;
 use crate::route::{Route, Routes};
 use crate::session::Session;
@@ -91,14 +93,6 @@ struct Advanced {
     events: Option<Vec<Recorded>>,
     /// Where its commit lies in the write-ahead log; `None`: nothing was written.
     written: Option<Lsn>,
-}
-
-/// Large values were not held, since the plan does not name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Passed {
-    AsThePlanIs,
-    /// It may name them now.
-    AsItWas,
 }
 
 /// The mirror's state in memory, and what it is made from.
@@ -135,10 +129,7 @@ pub(crate) struct Advance {
     unhelped: Option<Unhelped>,
     /// A pause is noted in `portalhook.switches`.
     is_paused: bool,
-    /// The large value that is arriving is of a column that is not mirrored.
-    passes: bool,
-    /// Such values are in what was taken from the stream, and whether the plan has become another since.
-    passed: Option<Passed>,
+    values: Values,
     /// The description at which a large transaction that was begun too early cannot go on.
     stopped: Option<Arc<Relation>>,
 }
@@ -181,8 +172,7 @@ impl Advance {
             paused: None,
             unhelped: None,
             is_paused: false,
-            passes: false,
-            passed: None,
+            values: Values::default(),
             stopped: None,
         };
         loaded.follow_labels(session).await?;
@@ -201,7 +191,7 @@ impl Advance {
         self.counters = CounterRows::default();
         self.known.clear();
         (self.paused, self.is_paused) = (None, false);
-        self.passed = self.passed.map(|_| Passed::AsItWas);
+        self.values.plan_is_another();
         (self.plan, self.ahead) = (plan, ahead);
         self.seen = seen.or_else(|| self.seen.take());
         Ok(())
@@ -252,7 +242,7 @@ impl Advance {
                     failpoint::hit("received");
                     let operations = operations::read(&sql, &announced(&taken)).await?;
                     while !taken.is_empty() {
-                        self.has_what_it_names()?;
+                        self.values.are_there()?;
                         let piece = self.piece(session, &mut taken, &operations).await?;
                         let mut meanwhile =
                             Meanwhile { commands, shutdown: &mut shutdown, durable: &mut durable, confirmed };
@@ -280,7 +270,7 @@ impl Advance {
                             return Ok(());
                         }
                     }
-                    self.has_what_it_names()?;
+                    self.values.are_there()?;
                     // Nobody waits minutes for its end: it comes again.
                     let advanced = tokio::select! {
                         biased;
@@ -312,38 +302,6 @@ impl Advance {
                 durable.look(&sql, confirmed).await?;
             }
         }
-    }
-
-    /// Fails where the plan may name values that were not held before it was in force: they come again.
-    fn has_what_it_names(&self) -> Result<()> {
-        if self.passed == Some(Passed::AsItWas) {
-            return Err(Error::new(Kind::Again, "the mapping may name large values now that were left out"));
-        }
-        Ok(())
-    }
-
-    /// Holds what arrives of large values, but for those of columns that are not mirrored.
-    async fn hold(&mut self, sql: &Prepared<'_>, session: &Session, arrival: Arrival) -> Result<()> {
-        match arrival {
-            Arrival::ValueOf(relation, column) => {
-                self.passes = !self.may_want(session, &relation, column).await?;
-                if self.passes {
-                    self.passed.get_or_insert(Passed::AsThePlanIs);
-                }
-                Ok(())
-            }
-            Arrival::Value(piece) if !self.passes => held::take(sql, piece).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// What was taken from the stream is done: only a copy may still need values of it.
-    async fn forget_held(&mut self, sql: &Prepared<'_>) -> Result<()> {
-        self.passed = None;
-        if self.recording.is_some() {
-            return Ok(());
-        }
-        held::forget(sql).await
     }
 
     /// Has a group's commit confirmed once it is flushed, and delivery hear of its events.
@@ -452,70 +410,6 @@ impl Advance {
         let events = if group.is_split { None } else { Some(group.events) };
         Ok(Advanced { end: self.checkpoint.lsn, events, written: Some(written) })
     }
-
-    /// Transactions that the mirror can be asked about together.
-    async fn part(
-        &mut self,
-        sql: &Prepared<'_>,
-        mut nets: Vec<Net>,
-        operations: &HashMap<i64, Operation>,
-        group: &mut Group,
-    ) -> Result<()> {
-        let mut is_large = false;
-        if let [net] = nets.as_mut_slice() {
-            is_large = !self.find_truncated(sql, net).await?;
-        }
-        for table in filter(sql, &self.plan, &self.mirrors, &mut nets).await? {
-            self.complete(sql, table).await?;
-        }
-        if is_large {
-            for net in nets {
-                let truncated = net.truncated.clone();
-                self.stage_whole(sql, net, truncated, group).await?;
-            }
-            return Ok(());
-        }
-        nets.retain(|net| !net.writes.is_empty() || !net.operations.is_empty());
-        for batch in self.cuts.batches(nets) {
-            self.batch(sql, batch, operations, group).await?;
-        }
-        Ok(())
-    }
-}
-
-impl Advance {
-    /// Adds to the transaction what its TRUNCATEs remove; not where that is too much to be in memory.
-    async fn find_truncated(&self, sql: &Prepared<'_>, net: &mut Net) -> Result<bool> {
-        let room = Room::batch(usize::MAX);
-        let mut removed = Vec::new();
-        for &(table, place) in &net.truncated {
-            match self.mirrors[table].keys(sql, &room).await {
-                Err(error) if is_too_much(&error) => return Ok(false),
-                keys => removed.push((table, place, keys?)),
-            }
-        }
-        for (table, place, keys) in removed {
-            net.truncate(table, place, keys);
-        }
-        Ok(true)
-    }
-}
-
-/// A TRUNCATE stands alone: it has to ask the mirror, as it is then, what it removes.
-fn parts(nets: Vec<Net>) -> Vec<Vec<Net>> {
-    let mut parts: Vec<Vec<Net>> = Vec::new();
-    let mut open = false;
-    for net in nets {
-        let alone = !net.truncated.is_empty();
-        if !open || alone {
-            parts.push(Vec::new());
-        }
-        open = !alone;
-        if let Some(part) = parts.last_mut() {
-            part.push(net);
-        }
-    }
-    parts
 }
 
 /// The operations that these announce, each with its transaction.

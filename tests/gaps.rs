@@ -11,6 +11,7 @@ use crate::support::portal::Portal;
 #[cfg(feature = "failpoints")]
 use crate::support::process::Process;
 use crate::support::receiver::{Received, Receiver};
+use crate::support::session::once;
 
 /// The sample portal, whose posts also look into a table without a key.
 fn portal() -> Portal {
@@ -321,16 +322,10 @@ fn a_slot_that_is_busy_when_it_is_given_up_is_given_up_as_soon_as_it_is_not() {
     signal("STOP");
     portal.sql("INSERT INTO votes (id, post_id, user_id) VALUES (2, 98, 49)");
     outrun_the_slot(&portal);
-    portal.sql(
-        "SET statement_timeout = '60s';
-         DO $$ BEGIN
-             WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'portalhook guard' AND state = 'idle'
-                               AND query LIKE '%pg_drop_replication_slot%') LOOP
-                 PERFORM pg_sleep(0.01);
-                 PERFORM pg_stat_clear_snapshot();
-             END LOOP;
-         END $$;",
-    );
+    portal.sql(&once(
+        "SELECT FROM pg_stat_activity WHERE application_name = 'portalhook guard' AND state = 'idle'
+           AND query LIKE '%pg_drop_replication_slot%'",
+    ));
     assert_eq!(portal.sql(SLOTS), "1", "it was busy");
     signal("CONT");
     daemon.wait_for_line("was given up: it kept ");

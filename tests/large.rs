@@ -9,7 +9,7 @@ use crate::support::ids::{hash, hash_of};
 use crate::support::mirror;
 use crate::support::portal::{Portal, name_and_id};
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::session::Holder;
+use crate::support::session::{Holder, once};
 
 /// Some 4 MiB of changes; see `GROWTH` for what they would be in memory all at once.
 const VOTES: usize = 15_000;
@@ -101,14 +101,7 @@ const LIMITS: (&str, &str) = ("PORTALHOOK_LIMITS", "part:2000,page:7");
 fn wait_for_the_middle(portal: &Portal) {
     let waits = "SELECT FROM pg_stat_get_activity(NULL) WHERE application_name = 'portalhook advance' AND wait_event_type = 'Lock'
                    AND datid = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    wait_in_the_server(portal, waits);
-}
-
-fn wait_in_the_server(portal: &Portal, query: &str) {
-    portal.sql(&format!(
-        "SET statement_timeout = '60s';
-         DO $$ BEGIN WHILE NOT EXISTS ({query}) LOOP PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
-    ));
+    portal.sql(&once(waits));
 }
 
 const MIRRORED_VOTES: &str = "LOCK portalhook_mirror.\"public.votes\" IN SHARE MODE";
@@ -184,7 +177,7 @@ fn deliveries_and_feedback_go_on_while_a_large_transaction_is_worked_on() {
     let sender = "SELECT pid FROM pg_stat_replication";
     let (process, now) = (portal.sql(sender), portal.sql("SELECT clock_timestamp()"));
     let later = format!("SELECT FROM pg_stat_get_wal_senders() WHERE reply_time > timestamptz '{now}' + interval '6s'");
-    wait_in_the_server(&portal, &later);
+    portal.sql(&once(&later));
     assert_eq!(portal.sql(sender), process, "the server has not hung up");
     assert_eq!(receiver.distinct(), 1);
     assert_eq!(portal.sql("SELECT count(*) FROM portalhook.events"), "1", "the transaction was worked on meanwhile");

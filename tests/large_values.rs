@@ -2,7 +2,7 @@
 
 use crate::support::portal::{Portal, name_and_id};
 use crate::support::receiver::{Received, Receiver};
-use crate::support::session::Holder;
+use crate::support::session::{CATALOG_IS_WAITED_FOR, Holder, once};
 
 /// The budget that the daemon keeps, in KiB.
 pub(crate) const BUDGET: usize = 96 << 10;
@@ -173,15 +173,9 @@ fn a_large_value_that_comes_while_its_column_is_copied_is_there() {
     // The copy has looked, and cannot end.
     let ours = Holder::of(&portal, "LOCK portalhook.catalog IN EXCLUSIVE MODE");
     portal.sql(
-        "UPDATE portalhook.mapping SET query = replace(query, 'created_at', 'created_at, octet_length(attachment) AS size') WHERE entity = 'posts';
-         SET statement_timeout = '60s';
-         DO $$ BEGIN
-             WHILE NOT EXISTS (SELECT FROM pg_locks AS w JOIN pg_locks AS h USING (pid)
-                               WHERE w.relation = 'portalhook.catalog'::regclass AND NOT w.granted AND h.relation = 'posts'::regclass AND h.granted) LOOP
-                 PERFORM pg_sleep(0.01);
-             END LOOP;
-         END $$;",
+        "UPDATE portalhook.mapping SET query = replace(query, 'created_at', 'created_at, octet_length(attachment) AS size') WHERE entity = 'posts'",
     );
+    portal.sql(&once(CATALOG_IS_WAITED_FOR));
     play(
         &portal,
         &receiver,

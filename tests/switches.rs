@@ -1,14 +1,18 @@
 //! The mapping changes while the daemon runs: by SQL, by setup, by the application's migrations.
 
+#[cfg(feature = "failpoints")]
+mod crashes;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use serde_json::Value;
 
 use crate::support::cluster::Database;
+use crate::support::mirror;
 use crate::support::portal::{Portal, name_and_id};
 use crate::support::process::{self, Process};
 use crate::support::receiver::{Received, Receiver};
-use crate::support::session::Holder;
+use crate::support::session::{Holder, once};
 
 const ALL_DONE: &str = "SELECT count(*) > 0 AND bool_and(state = 'done') FROM portalhook.switches";
 
@@ -32,24 +36,10 @@ fn maybe(event: &Received, pointer: &str) -> Value {
     event.json()["data"].pointer(pointer).cloned().unwrap_or_default()
 }
 
-/// The mirror of every table, compared with the table as text.
+/// Mirrors and counters are those of the tables.
 #[track_caller]
 fn mirror_equals_tables(portal: &Portal) {
-    let plan: Value = serde_json::from_str(&portal.sql("SELECT plan FROM portalhook.plan")).expect("a plan");
-    for table in plan["tables"].as_array().expect("tables") {
-        let columns: Vec<String> = table["columns"]
-            .as_array()
-            .expect("columns")
-            .iter()
-            .map(|column| format!("\"{}\"::text", column["name"].as_str().expect("a name")))
-            .collect();
-        let rows = |schema: &Value, name: &Value| {
-            let (schema, name) = (schema.as_str().expect("a schema"), name.as_str().expect("a name"));
-            portal.sql(&format!("SELECT ROW({})::text FROM \"{schema}\".\"{name}\" ORDER BY 1", columns.join(", ")))
-        };
-        let mirror = rows(&Value::from("portalhook_mirror"), &table["mirror"]);
-        assert_eq!(mirror, rows(&table["schema"], &table["name"]), "the mirror of {}", table["name"]);
-    }
+    assert_eq!(mirror::differences(portal), "");
     let counted = portal.sql("SELECT user_id, votes FROM portalhook_mirror.counters WHERE votes > 0 ORDER BY 1");
     let votes = "SELECT user_id::text, count(*) FROM votes WHERE user_id IS NOT NULL GROUP BY 1 ORDER BY 1";
     assert_eq!(counted, portal.sql(votes), "counters");
@@ -196,16 +186,11 @@ fn what_a_copy_has_seen_is_not_done_to_it_again() {
     assert_eq!(portal.event_names(&receiver, endpoint), ["post.created 300", "post.updated 98"]);
     // The heart stands still in another transaction until the copy is complete.
     let ours = Holder::of(&portal, "LOCK portalhook.checkpoint IN EXCLUSIVE MODE");
-    let until = |what: &str| {
-        portal.sql(&format!(
-            "SET statement_timeout = '60s'; DO $$ BEGIN WHILE NOT EXISTS ({what}) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;"
-        ));
-    };
     portal.sql(&vote(1));
-    until("SELECT FROM pg_locks WHERE relation = 'portalhook.checkpoint'::regclass AND NOT granted");
+    portal.sql(&once("SELECT FROM pg_locks WHERE relation = 'portalhook.checkpoint'::regclass AND NOT granted"));
     portal.sql("DELETE FROM posts WHERE id = 300; UPDATE posts SET title = 'Two' WHERE id = 98");
     drop(open);
-    until("SELECT FROM portalhook.operations WHERE kind = 'switch'");
+    portal.sql(&once("SELECT FROM portalhook.operations WHERE kind = 'switch'"));
     drop(ours);
     daemon.wait_for_line("in force from here on");
     assert_eq!(
@@ -330,7 +315,8 @@ fn a_renamed_column_pauses_the_stream_until_the_mapping_names_it() {
     portal.sql("UPDATE posts SET status = 'planned' WHERE id = 99");
     portal.sql(&vote(1));
     daemon.wait_for_line("column title of public.posts, which the mapping reads, is called headline now");
-    assert!(String::from_utf8_lossy(&portal.command(&["status"]).stdout).contains("headline"), "status says it");
+    let status = String::from_utf8_lossy(&portal.command(&["status"]).stdout).into_owned();
+    assert!(status.contains("headline") && status.contains("stream     PAUSED, "), "{status}");
     // Again after a death: it stands where it stood.
     portal.kill(daemon);
     let daemon = portal.run();
@@ -436,67 +422,6 @@ fn copy_gets_what_came_meanwhile(is_large: bool) {
     mirror_equals_tables(&portal);
     let copies = daemon.said().iter().filter(|line| line.contains("copying public.votes")).count();
     assert_eq!(copies, 1, "{:?}", daemon.said());
-}
-
-#[cfg(feature = "failpoints")]
-mod crashes {
-    use super::*;
-
-    /// The daemon dies at a step of the copy or the switch, while the application works on; then another one goes on.
-    fn dies_at(point: &str) {
-        let portal = Portal::sample();
-        let receiver = Receiver::start();
-        let endpoint = portal.endpoint_with(&receiver, "events", "'{post.*,vote.*}'");
-        under_load(&portal, || {
-            let mut daemon = portal.spawn(&[("PORTALHOOK_FAILPOINT", point)]);
-            daemon.wait_for_line("streaming");
-            receiver.wait_for_distinct(10);
-            portal.sql(&map("posts", POSTS_WITH_VIEWS));
-            assert!(!daemon.wait_for_end().success(), "{point} was passed");
-            assert!(daemon.said().iter().any(|line| line.contains(point)), "it died there: {:?}", daemon.said());
-        });
-        let _daemon = portal.run();
-        portal.wait_for_outcome(ALL_DONE);
-        portal.sql("INSERT INTO posts (id, title, user_id, portal_id, views) VALUES (5000, 'Idea', 48, 4, 5000)");
-        let events = portal.events(&receiver, endpoint);
-        views_from_one_position_on(&events);
-        mirror_equals_tables(&portal);
-    }
-
-    #[test]
-    fn a_death_with_a_copy_asked_for_loses_nothing() {
-        dies_at("recording");
-    }
-
-    #[test]
-    fn a_death_in_the_middle_of_a_copy_loses_nothing() {
-        dies_at("copying");
-    }
-
-    #[test]
-    fn a_death_with_a_copy_made_but_not_committed_loses_nothing() {
-        dies_at("announced");
-    }
-
-    #[test]
-    fn a_death_with_a_copy_committed_loses_nothing() {
-        dies_at("copy_committed");
-    }
-
-    #[test]
-    fn a_death_where_the_stream_reaches_the_copy_loses_nothing() {
-        dies_at("copied");
-    }
-
-    #[test]
-    fn a_death_with_a_copy_that_has_caught_up_loses_nothing() {
-        dies_at("caught_up");
-    }
-
-    #[test]
-    fn a_death_right_after_the_switch_loses_nothing() {
-        dies_at("switched");
-    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::cluster::{Database, Throwaway, free_port};
+use super::session::once;
 
 /// Runs a program, which must succeed.
 #[track_caller]
@@ -158,12 +159,8 @@ impl Database {
     /// Waits until a standby has replayed what is committed here.
     pub(crate) fn follow(&self, primary: &Self) {
         let end = primary.sql("SELECT pg_current_wal_flush_lsn()");
-        // Each look waits in the server; PostgreSQL has no call to wait for a position before version 19.
-        self.sql(&format!(
-            "SET statement_timeout = '{}s';
-             DO $$ BEGIN WHILE pg_last_wal_replay_lsn() < '{end}' LOOP PERFORM pg_sleep(0.01); END LOOP; END $$",
-            super::LIMIT.as_secs()
-        ));
+        // PostgreSQL has no call to wait for a position before version 19.
+        self.sql(&once(&format!("SELECT WHERE pg_last_wal_replay_lsn() >= '{end}'")));
     }
 
     /// Puts a base backup aside.
